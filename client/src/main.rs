@@ -1,0 +1,3 @@
+//! client
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! tests/workload
+
+fn main() {}
