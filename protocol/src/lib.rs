@@ -4,16 +4,23 @@
 //! deadlock, leak or corrupt lives here, so that it can be tested in virtual time. `WIRE.md` documents every byte.
 
 mod cursor;
-
+pub mod flow;
 pub mod frame;
 pub mod header;
 pub mod hello;
-
+mod lane;
+pub mod pool;
+pub mod ranges;
+mod recv;
+mod rtt;
+mod send;
+pub mod session;
+mod slab;
 pub mod status;
 pub mod varint;
 
 pub use header::{Address, Header, HeaderError, HostName, Protocol};
-
+pub use session::{Config, Session};
 pub use status::Status;
 
 /// The port on which the agent listens, on loopback only. Clients of krelay's port-forward generation expect this one.

@@ -1,0 +1,198 @@
+//! Flows: datagrams of one UDP association, with bounded queues, numbers and a window against duplicates.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::Status;
+
+/// How many numbers back a late datagram is still told apart from a duplicate.
+const WINDOW: u64 = 1_024;
+const WORDS: usize = (WINDOW / 64) as usize;
+/// A datagram that waited this long to be sent is dropped.
+pub const MAX_WAIT: Duration = Duration::from_secs(1);
+/// Bytes queued per flow and direction, above which the oldest datagrams are dropped.
+const MAX_QUEUED: usize = 512 * 1024;
+/// Datagrams queued per flow and direction.
+const MAX_COUNT: usize = 2_048;
+
+/// Which numbers have been seen.
+#[derive(Clone, Debug)]
+struct Seen {
+    /// One above the highest number seen.
+    next: u64,
+    bits: [u64; WORDS],
+}
+
+impl Seen {
+    /// True the first time; false for duplicates and for what is too old to tell.
+    fn first(&mut self, seq: u64) -> bool {
+        if seq >= self.next {
+            let skipped = seq - self.next;
+            if skipped >= WINDOW {
+                self.bits = [0; WORDS];
+            } else {
+                for gone in self.next..seq {
+                    self.set(gone, false);
+                }
+            }
+            self.next = seq + 1;
+            self.set(seq, true);
+            return true;
+        }
+        if self.next - seq > WINDOW {
+            return false;
+        }
+        let fresh = self.bits[(seq % WINDOW / 64) as usize] & 1 << (seq % 64) == 0;
+        self.set(seq, true);
+        fresh
+    }
+
+    fn set(&mut self, seq: u64, on: bool) {
+        let (word, bit) = ((seq % WINDOW / 64) as usize, 1u64 << (seq % 64));
+        if on { self.bits[word] |= bit } else { self.bits[word] &= !bit }
+    }
+}
+
+/// Datagrams in one direction, oldest first.
+#[derive(Debug, Default)]
+struct Queue {
+    datagrams: VecDeque<(Instant, Bytes)>,
+    bytes: usize,
+}
+
+impl Queue {
+    /// Returns how many older datagrams had to go.
+    fn push(&mut self, now: Instant, datagram: Bytes) -> u64 {
+        let mut dropped = 0;
+        while self.datagrams.len() >= MAX_COUNT
+            || (self.bytes + datagram.len() > MAX_QUEUED && !self.datagrams.is_empty())
+        {
+            self.pop();
+            dropped += 1;
+        }
+        self.bytes += datagram.len();
+        self.datagrams.push_back((now, datagram));
+        dropped
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let (_, datagram) = self.datagrams.pop_front()?;
+        self.bytes -= datagram.len();
+        Some(datagram)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Flow {
+    /// Given at the first transmission.
+    pub(crate) id: Option<u64>,
+    /// The encoded header.
+    pub(crate) header: Bytes,
+    /// The peer knows the header.
+    pub(crate) known: bool,
+    pub(crate) closed: Option<Status>,
+    pub(crate) queued: bool,
+    pub(crate) last_active: Instant,
+    next_seq: u64,
+    seen: Seen,
+    out: Queue,
+    incoming: Queue,
+}
+
+impl Flow {
+    pub(crate) fn new(now: Instant, header: Bytes, id: Option<u64>) -> Self {
+        Self {
+            id,
+            header,
+            known: id.is_some(),
+            closed: None,
+            queued: false,
+            last_active: now,
+            next_seq: 0,
+            seen: Seen { next: 0, bits: [0; WORDS] },
+            out: Queue::default(),
+            incoming: Queue::default(),
+        }
+    }
+
+    pub(crate) fn push_out(&mut self, now: Instant, datagram: Bytes) -> u64 {
+        self.last_active = now;
+        self.out.push(now, datagram)
+    }
+
+    /// Drops what waited too long, and returns how many went.
+    pub(crate) fn expire(&mut self, now: Instant) -> u64 {
+        let mut dropped = 0;
+        while self.out.datagrams.front().is_some_and(|(at, _)| now.duration_since(*at) > MAX_WAIT) {
+            self.out.pop();
+            dropped += 1;
+        }
+        dropped
+    }
+
+    pub(crate) fn next_len(&self) -> Option<usize> {
+        self.out.datagrams.front().map(|(_, datagram)| datagram.len())
+    }
+
+    /// The next datagram to send, with its number.
+    pub(crate) fn take_out(&mut self) -> Option<(u64, Bytes)> {
+        let datagram = self.out.pop()?;
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        Some((seq, datagram))
+    }
+
+    /// Stores a datagram unless it is a duplicate (`None`); tells how many older ones had to go.
+    pub(crate) fn arrived(&mut self, now: Instant, seq: u64, datagram: &[u8]) -> Option<u64> {
+        self.last_active = now;
+        self.seen.first(seq).then(|| self.incoming.push(now, Bytes::copy_from_slice(datagram)))
+    }
+
+    pub(crate) fn take_in(&mut self) -> Option<Bytes> {
+        self.incoming.pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    proptest! {
+        #[test]
+        fn each_number_passes_once(seqs in proptest::collection::vec(0u64..1500, 0..600)) {
+            let mut seen = Seen { next: 0, bits: [0; WORDS] };
+            let (mut passed, mut highest) = (HashSet::new(), 0);
+            for seq in seqs {
+                let first = seen.first(seq);
+                prop_assert!(!first || passed.insert(seq));
+                if seq + WINDOW > highest {
+                    prop_assert!(passed.contains(&seq), "a recent number is never lost");
+                }
+                highest = highest.max(seq);
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_queue_drops_the_oldest() {
+        let now = Instant::now();
+        let mut flow = Flow::new(now, Bytes::new(), None);
+        let dropped: u64 = (0..20u8).map(|n| flow.push_out(now, vec![n; 60_000].into())).sum();
+        assert_eq!(dropped, 12);
+        assert_eq!(flow.take_out().unwrap().1[0], 12);
+    }
+
+    #[test]
+    fn datagrams_that_waited_too_long_are_dropped() {
+        let now = Instant::now();
+        let mut flow = Flow::new(now, Bytes::new(), None);
+        flow.push_out(now, Bytes::from_static(b"old"));
+        flow.push_out(now + MAX_WAIT, Bytes::from_static(b"new"));
+        assert_eq!(flow.expire(now + MAX_WAIT + Duration::from_millis(1)), 1);
+        assert_eq!(flow.take_out().unwrap().1, "new");
+    }
+}

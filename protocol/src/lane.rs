@@ -1,0 +1,192 @@
+//! A lane: one transport of a session, what was sent on it and not yet acknowledged, and its times.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::rtt::Rtt;
+use crate::send::Piece;
+use crate::session::{FlowKey, StreamKey};
+
+/// PONGs that wait to be sent; a peer that sends more PINGs than it reads loses the oldest.
+const MAX_PONGS: usize = 4;
+
+/// What a frame that is in flight brought, for when it is acknowledged or lost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Item {
+    Stream(StreamKey, Piece),
+    MaxData(StreamKey, u64),
+    Reset(StreamKey),
+    Datagram(FlowKey),
+    FlowClose(u64),
+    MaxStreams,
+    Drain,
+    Goodbye,
+    LaneClose,
+    Ping,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    /// Position behind the frame.
+    end: u64,
+    len: u64,
+    at: Instant,
+    item: Item,
+}
+
+/// How far the orderly end of a lane has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    No,
+    /// LANE_CLOSE is to be sent.
+    Due,
+    Sent,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) id: u64,
+    pub(crate) rtt: Rtt,
+    pub(crate) closing: Closing,
+    pub(crate) peer_closing: bool,
+    /// Something is outstanding and nothing has come for long: no new frames here.
+    pub(crate) suspect: bool,
+    /// Bytes handed to the transport.
+    sent: u64,
+    records: VecDeque<Record>,
+    in_flight: u64,
+    /// Bytes of whole frames taken from the transport.
+    pub(crate) received: u64,
+    /// Of these, bytes that ask for an acknowledgement and have none yet.
+    eliciting: u64,
+    ack_due: Option<Instant>,
+    pub(crate) last_received: Instant,
+    /// Since when something has been outstanding without a sign of life.
+    pub(crate) waiting_since: Option<Instant>,
+    pub(crate) ping_due: bool,
+    pub(crate) ping_out: Option<u64>,
+    pub(crate) pongs: VecDeque<u64>,
+}
+
+impl Lane {
+    pub(crate) fn new(id: u64, now: Instant) -> Self {
+        Self {
+            id,
+            rtt: Rtt::default(),
+            closing: Closing::No,
+            peer_closing: false,
+            suspect: false,
+            sent: 0,
+            records: VecDeque::new(),
+            in_flight: 0,
+            received: 0,
+            eliciting: 0,
+            ack_due: None,
+            last_received: now,
+            waiting_since: None,
+            ping_due: false,
+            ping_out: None,
+            pongs: VecDeque::new(),
+        }
+    }
+
+    /// New frames may be put here.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.suspect && self.closing == Closing::No && !self.peer_closing
+    }
+
+    /// Nothing is left to do on a lane that both ends have closed.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.closing == Closing::Sent && self.peer_closing && self.records.is_empty() && self.eliciting == 0
+    }
+
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// Bytes were handed to the transport that carry nothing to be acknowledged.
+    pub(crate) fn sent_plain(&mut self, len: usize) {
+        self.sent += len as u64;
+    }
+
+    pub(crate) fn sent_frame(&mut self, now: Instant, len: usize, item: Item) {
+        self.sent += len as u64;
+        self.in_flight += len as u64;
+        if self.waiting_since.is_none() {
+            self.waiting_since = Some(now);
+        }
+        self.records.push_back(Record { end: self.sent, len: len as u64, at: now, item });
+    }
+
+    /// Takes note of whole frames; `eliciting` of their bytes ask for an acknowledgement.
+    pub(crate) fn received_frames(&mut self, now: Instant, len: u64, eliciting: u64, delay: Duration) {
+        self.received += len;
+        self.eliciting += eliciting;
+        if self.eliciting > 0 && self.ack_due.is_none() {
+            self.ack_due = Some(now + delay);
+        }
+    }
+
+    /// Anything came at all.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.last_received = now;
+        self.suspect = false;
+        self.waiting_since = (!self.records.is_empty() || self.ping_out.is_some()).then_some(now);
+    }
+
+    pub(crate) fn eliciting(&self) -> u64 {
+        self.eliciting
+    }
+
+    pub(crate) fn ack_due(&self) -> Option<Instant> {
+        self.ack_due
+    }
+
+    /// The position to acknowledge, which counts as done.
+    pub(crate) fn take_ack(&mut self) -> Option<u64> {
+        if self.eliciting == 0 {
+            return None;
+        }
+        self.eliciting = 0;
+        self.ack_due = None;
+        Some(self.received)
+    }
+
+    pub(crate) fn pong(&mut self, token: u64) {
+        if self.pongs.len() == MAX_PONGS {
+            self.pongs.pop_front();
+        }
+        self.pongs.push_back(token);
+    }
+
+    /// The frames that end at or before `position`; `None` where it lies beyond what was sent.
+    pub(crate) fn acknowledged(&mut self, now: Instant, position: u64, items: &mut Vec<Item>) -> Option<()> {
+        if position > self.sent {
+            return None;
+        }
+        let mut newest = None;
+        while let Some(record) = self.records.front().filter(|record| record.end <= position) {
+            self.in_flight -= record.len;
+            newest = Some(record.at);
+            items.push(record.item);
+            self.records.pop_front();
+        }
+        if let Some(at) = newest {
+            self.rtt.sample(now.saturating_duration_since(at));
+        }
+        if self.records.is_empty() && self.ping_out.is_none() {
+            self.waiting_since = None;
+        }
+        Some(())
+    }
+
+    /// Everything not acknowledged, oldest first; the lane keeps nothing.
+    pub(crate) fn take_outstanding(&mut self) -> impl Iterator<Item = Item> + use<> {
+        self.in_flight = 0;
+        std::mem::take(&mut self.records).into_iter().map(|record| record.item)
+    }
+
+    pub(crate) fn has_outstanding(&self) -> bool {
+        !self.records.is_empty() || self.ping_out.is_some()
+    }
+}

@@ -1,0 +1,275 @@
+//! The receiving direction of a stream: puts bytes in order, drops duplicates, accounts for credit.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::frame::Malformed;
+
+/// A chunk that small frames are gathered in starts with at least this much room, in bytes.
+const LEAST_CHUNK: usize = 64;
+/// Above this a frame gets a chunk of exactly its size.
+const GATHER_BELOW: usize = 4_096;
+
+#[derive(Debug)]
+pub(crate) struct RecvHalf {
+    /// In order, not yet taken by the program.
+    ready: VecDeque<BytesMut>,
+    consumed: u64,
+    /// Next offset wanted in order.
+    next: u64,
+    /// Arrived ahead of a gap, by offset; neither touching `next` nor overlapping.
+    ahead: BTreeMap<u64, Bytes>,
+    final_offset: Option<u64>,
+    /// What the peer was told it may send up to.
+    limit: u64,
+    /// How far `limit` may be ahead of `consumed`: what is reserved of the pool.
+    window: u64,
+    /// Since when, and from which offset, the use of the window is being watched.
+    watched: Option<(Instant, u64)>,
+}
+
+impl RecvHalf {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self {
+            ready: VecDeque::new(),
+            consumed: 0,
+            next: 0,
+            ahead: BTreeMap::new(),
+            final_offset: None,
+            limit,
+            window: limit,
+            watched: None,
+        }
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    pub(crate) fn window(&self) -> u64 {
+        self.window
+    }
+
+    pub(crate) fn grow_window(&mut self, by: u64) {
+        self.window += by;
+    }
+
+    pub(crate) fn is_readable(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Every byte up to the end has arrived.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.final_offset == Some(self.next)
+    }
+
+    /// Every byte up to the end has been taken.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.is_complete() && self.ready.is_empty()
+    }
+
+    pub(crate) fn pieces(&self) -> usize {
+        self.ahead.len()
+    }
+
+    pub(crate) fn set_final(&mut self, offset: u64) -> Result<(), Malformed> {
+        let highest =
+            self.ahead.last_key_value().map_or(self.next, |(&start, data)| start + data.len() as u64);
+        match self.final_offset {
+            Some(known) if known != offset => Err(Malformed::Violation("conflicting final offsets")),
+            _ if offset < highest => Err(Malformed::Violation("final offset below bytes that arrived")),
+            _ => {
+                self.final_offset = Some(offset);
+                Ok(())
+            }
+        }
+    }
+
+    /// Stores what is new of `data`. True where something became readable.
+    pub(crate) fn insert(&mut self, offset: u64, data: &[u8], fin: bool) -> Result<bool, Malformed> {
+        let end = offset + data.len() as u64;
+        if end > self.limit {
+            return Err(Malformed::Violation("bytes beyond the credit"));
+        }
+        if self.final_offset.is_some_and(|last| end > last) {
+            return Err(Malformed::Violation("bytes beyond the final offset"));
+        }
+        if fin {
+            self.set_final(end)?;
+        }
+        if end <= self.next {
+            return Ok(false);
+        }
+        if offset > self.next {
+            self.keep_ahead(offset, data);
+            return Ok(false);
+        }
+        self.append(&data[(self.next - offset) as usize..]);
+        while let Some(entry) = self.ahead.first_entry() {
+            if *entry.key() > self.next {
+                break;
+            }
+            let (start, data) = entry.remove_entry();
+            let skip = (self.next - start) as usize;
+            if let Some(fresh) = data.get(skip..).filter(|fresh| !fresh.is_empty()) {
+                self.append(&Bytes::copy_from_slice(fresh));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Fills the gaps between the pieces that are there.
+    fn keep_ahead(&mut self, offset: u64, data: &[u8]) {
+        let end = offset + data.len() as u64;
+        let mut at = offset;
+        if let Some((&start, piece)) = self.ahead.range(..=offset).next_back() {
+            at = at.max(start + piece.len() as u64);
+        }
+        while at < end {
+            let following =
+                self.ahead.range(at..).next().map(|(&start, piece)| (start, start + piece.len() as u64));
+            let (stop, resume) = following.filter(|&(start, _)| start < end).unwrap_or((end, end));
+            if at < stop {
+                let fresh = &data[(at - offset) as usize..(stop - offset) as usize];
+                self.ahead.insert(at, Bytes::copy_from_slice(fresh));
+            }
+            at = resume;
+        }
+    }
+
+    fn append(&mut self, data: &[u8]) {
+        self.next += data.len() as u64;
+        let mut rest = data;
+        if let Some(tail) = self.ready.back_mut() {
+            let room = tail.capacity() - tail.len();
+            let fits = room.min(rest.len());
+            tail.extend_from_slice(&rest[..fits]);
+            rest = &rest[fits..];
+        }
+        if rest.is_empty() {
+            return;
+        }
+        let capacity = if rest.len() >= GATHER_BELOW {
+            rest.len()
+        } else {
+            let last = self.ready.back().map_or(0, BytesMut::capacity);
+            rest.len().max(last * 2).clamp(LEAST_CHUNK, GATHER_BELOW)
+        };
+        let mut chunk = BytesMut::with_capacity(capacity);
+        chunk.extend_from_slice(rest);
+        self.ready.push_back(chunk);
+    }
+
+    /// Takes the next bytes in order, at most `max`.
+    pub(crate) fn read(&mut self, max: usize) -> Option<Bytes> {
+        let front = self.ready.front_mut()?;
+        let data =
+            if front.len() <= max { self.ready.pop_front()?.freeze() } else { front.split_to(max).freeze() };
+        self.consumed += data.len() as u64;
+        Some(data)
+    }
+
+    /// The credit to announce, if it is worth a frame: at least a quarter of the window has been taken.
+    ///
+    /// Also tells whether the window was used so fast that a larger one would help.
+    pub(crate) fn renew(&mut self, now: Instant, round_trip: Duration) -> Option<bool> {
+        let limit = self.consumed + self.window;
+        if self.final_offset.is_some() || limit < self.limit + self.window / 4 {
+            return None;
+        }
+        self.limit = limit;
+        let (since, from) = *self.watched.get_or_insert((now, self.consumed));
+        if self.consumed - from < self.window / 2 {
+            return Some(false);
+        }
+        let fast = now.duration_since(since) <= round_trip * 2;
+        self.watched = Some((now, self.consumed));
+        Some(fast)
+    }
+
+    /// Raises the limit to the whole window at once.
+    pub(crate) fn open_window(&mut self) {
+        self.limit = self.limit.max(self.consumed + self.window);
+    }
+
+    /// Drops all data: the stream was reset.
+    pub(crate) fn discard(&mut self) {
+        self.ready.clear();
+        self.ahead.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_order_any_overlap_any_duplicates(
+            data in proptest::collection::vec(any::<u8>(), 1..500),
+            cuts in proptest::collection::vec((0usize..500, 1usize..80), 0..60),
+            reads in proptest::collection::vec(1usize..100, 1..20),
+        ) {
+            let mut half = RecvHalf::new(data.len() as u64);
+            let mut out = Vec::new();
+            let mut reads = reads.iter().cycle();
+            let whole = (0..data.len()).step_by(50).map(|start| (start, 50));
+            for (start, len) in cuts.into_iter().chain(whole) {
+                let start = start.min(data.len());
+                let end = (start + len).min(data.len());
+                half.insert(start as u64, &data[start..end], end == data.len()).unwrap();
+                if let Some(bytes) = half.read(*reads.next().unwrap()) {
+                    out.extend_from_slice(&bytes);
+                }
+            }
+            prop_assert!(half.is_complete());
+            while let Some(bytes) = half.read(7) {
+                out.extend_from_slice(&bytes);
+            }
+            prop_assert!(half.is_delivered());
+            prop_assert_eq!(half.pieces(), 0);
+            prop_assert_eq!(out, data);
+        }
+
+        #[test]
+        fn tiny_frames_do_not_blow_up_memory(count in 1usize..5000) {
+            let mut half = RecvHalf::new(10_000);
+            for offset in 0..count {
+                half.insert(offset as u64, b"x", false).unwrap();
+            }
+            let capacity: usize = half.ready.iter().map(BytesMut::capacity).sum();
+            prop_assert!(capacity <= 2 * count + GATHER_BELOW, "{capacity} for {count}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let mut half = RecvHalf::new(10);
+        assert!(half.insert(5, b"123456", false).is_err(), "beyond the credit");
+        half.insert(0, b"abc", true).unwrap();
+        assert!(half.insert(0, b"abcd", false).is_err(), "beyond the end");
+        assert!(half.insert(0, b"ab", true).is_err(), "another end");
+        assert!(half.set_final(3).is_ok());
+        let mut half = RecvHalf::new(10);
+        half.insert(4, b"ef", false).unwrap();
+        assert!(half.set_final(5).is_err(), "an end below what arrived");
+    }
+
+    #[test]
+    fn credit_is_renewed_by_the_quarter_and_grows_when_used_fast() {
+        let now = Instant::now();
+        let mut half = RecvHalf::new(100);
+        half.insert(0, &[0; 100], false).unwrap();
+        half.read(24);
+        assert_eq!(half.renew(now, Duration::from_millis(10)), None);
+        half.read(26);
+        assert_eq!(half.renew(now, Duration::from_millis(10)), Some(false));
+        assert_eq!(half.limit(), 150);
+        half.read(50);
+        assert_eq!(half.renew(now, Duration::from_millis(10)), Some(true));
+        assert_eq!(half.limit(), 200);
+    }
+}

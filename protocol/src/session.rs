@@ -1,0 +1,772 @@
+//! The session: streams and flows over any number of lanes that die, lag and come back.
+//!
+//! One end of it, without I/O. Bytes that a lane brought go into [`Session::receive`]; bytes for a lane come from
+//! [`Session::transmit`]; what happened comes from [`Session::poll_event`]; [`Session::poll_timeout`] says when
+//! [`Session::handle_timeout`] wants to be called. `session.rs` holds the state and the programs' side (open, write,
+//! read, finish, reset); its submodules hold the lanes, the two byte paths and the timers.
+
+mod flows;
+mod lanes;
+mod receive;
+mod timers;
+mod transmit;
+
+pub use transmit::BATCH;
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::Status;
+use crate::flow::Flow;
+use crate::hello::{Instance, Secret, SessionId};
+use crate::lane::{Item, Lane};
+use crate::pool::{Pool, Share};
+use crate::recv::RecvHalf;
+use crate::send::SendHalf;
+use crate::slab::{Key, Slab};
+
+/// A stream at this end. Not its id on the wire, which is given at the first transmission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamKey(pub(crate) Key);
+
+/// A flow at this end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowKey(pub(crate) Key);
+
+impl StreamKey {
+    /// A small number, unique among the streams that exist, to index tables with.
+    pub const fn index(self) -> usize {
+        self.0.index as usize
+    }
+}
+
+impl FlowKey {
+    /// A small number, unique among the flows that exist, to index tables with.
+    pub const fn index(self) -> usize {
+        self.0.index as usize
+    }
+}
+
+/// Bytes of the send pool that belong to each session, so that none waits for another's.
+pub const SEND_FLOOR: usize = 256 * 1024;
+/// Bytes written ahead of what has been sent, per stream.
+const AHEAD: u64 = 64 * 1024;
+/// A stream that holds no more than this may use the last eighth of the send pool, in bytes.
+const SMALL: u64 = 4 * 1024;
+/// Streams that the peer may have open at first.
+const FIRST_STREAMS: u64 = 128;
+
+/// Which end of the session this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Dials lanes, opens streams and flows.
+    Client,
+    /// Accepts them.
+    Agent,
+}
+
+/// Limits and times of a session.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Budget for what has arrived and was not taken, and for the credit that the peer holds, in bytes.
+    pub receive_pool: Pool,
+    /// Budget for what was written and is not acknowledged, in bytes.
+    pub send_pool: Pool,
+    /// Credit that each stream starts with, in bytes; announced in hello or welcome.
+    pub initial_credit: u64,
+    /// Credit given to a stream as soon as it begins, while half of the pool is free, in bytes.
+    pub first_window: u64,
+    /// The most credit of one stream, in bytes.
+    pub max_window: u64,
+    /// The most streams that the peer may have open at a time.
+    pub max_streams: u64,
+    /// The most flows at a time; the one quiet for longest makes room.
+    pub max_flows: usize,
+    /// The most lanes, 1 to 16.
+    pub lanes: usize,
+    /// Unacknowledged bytes in flight on one lane.
+    pub lane_cap: u64,
+    /// A lane that brought nothing for this long is asked for a sign of life; `None` never asks.
+    pub ping: Option<Duration>,
+    /// A lane with something outstanding that brought nothing for this long is given up.
+    pub dead_after: Duration,
+    /// How long a session without lanes lives while it has streams.
+    pub life: Duration,
+    /// How long a session without lanes lives while it has no streams.
+    pub idle_life: Duration,
+}
+
+impl Config {
+    /// The client's: pools of 64 MiB to receive and 24 MiB to send.
+    pub fn client() -> Self {
+        Self {
+            receive_pool: Pool::new(64 << 20),
+            send_pool: Pool::new(24 << 20),
+            initial_credit: 2 * 1024,
+            first_window: 64 * 1024,
+            max_window: 16 << 20,
+            max_streams: 0,
+            max_flows: 4_096,
+            lanes: 4,
+            lane_cap: 2 << 20,
+            ping: Some(Duration::from_secs(5)),
+            dead_after: Duration::from_secs(15),
+            life: Duration::from_secs(30 * 60),
+            idle_life: Duration::from_secs(60),
+        }
+    }
+
+    /// The agent's, for its memory limit of 128 MiB: pools of 48 MiB to receive and 24 MiB to send.
+    pub fn agent() -> Self {
+        Self {
+            receive_pool: Pool::new(48 << 20),
+            initial_credit: 16 * 1024,
+            first_window: 64 * 1024,
+            max_streams: 16 * 1024,
+            max_flows: 1_024,
+            // A little later than the client, whose pings then serve both.
+            ping: Some(Duration::from_millis(7_500)),
+            ..Self::client()
+        }
+    }
+}
+
+/// What happened. A stream or flow gets `Readable` or `Writable` only after an operation on it said that it would
+/// block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The peer began a stream, and its first bytes are there.
+    Opened(StreamKey),
+    /// There are bytes to read, or the end, or a reset.
+    Readable(StreamKey),
+    /// There is room to write, or a reset.
+    Writable(StreamKey),
+    /// The peer began a flow, and its first datagram is there.
+    FlowOpened(FlowKey),
+    /// There is a datagram to read, or the flow was closed.
+    FlowReadable(FlowKey),
+    /// [`Session::open`] may succeed where it did not.
+    CanOpen,
+    /// This lane is over: its transport is to be closed. `true`: in good order.
+    LaneOver(u64, bool),
+    /// The peer wants no new streams and will end the session after this time.
+    Drain(Duration),
+    /// The session is over; its streams have been reset.
+    Ended(Status, String),
+}
+
+/// Why a stream can't be opened now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Not welcomed yet, the peer's limit is met, or no memory is left: [`Event::CanOpen`] tells when to try again.
+    #[error("not yet")]
+    Wait,
+    /// The peer is draining.
+    #[error("the agent takes no new streams")]
+    Draining,
+    /// The session is over.
+    #[error("session is over: {0}")]
+    Ended(Status),
+}
+
+/// What there is to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// The next bytes.
+    Data(Bytes),
+    /// Nothing yet.
+    Blocked,
+    /// The peer has finished, and everything was read.
+    End,
+    /// The stream was reset.
+    Reset(Status),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ResetOut {
+    Due,
+    Sent,
+    Acked,
+}
+
+#[derive(Debug)]
+struct Stream {
+    id: Option<u64>,
+    send: SendHalf,
+    recv: RecvHalf,
+    /// The program was told of it, or opened it.
+    announced: bool,
+    /// The program has let go of it.
+    released: bool,
+    max_data_due: bool,
+    reset_out: Option<(Status, u64, ResetOut)>,
+    reset_in: Option<Status>,
+    in_control: bool,
+    in_data: bool,
+    wants_read: bool,
+    wants_write: bool,
+}
+
+impl Stream {
+    fn new(id: Option<u64>, send_limit: u64, recv_limit: u64) -> Self {
+        Self {
+            id,
+            send: SendHalf::new(send_limit),
+            recv: RecvHalf::new(recv_limit),
+            announced: id.is_none(),
+            released: false,
+            max_data_due: false,
+            reset_out: None,
+            reset_in: None,
+            in_control: false,
+            in_data: false,
+            wants_read: false,
+            wants_write: false,
+        }
+    }
+
+    fn reset_acked(&self) -> bool {
+        match self.reset_out {
+            Some((Status::ResetByPeer, _, ResetOut::Acked)) => self.send.all_acked(),
+            Some((_, _, ResetOut::Acked)) => true,
+            _ => false,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let sent = self.reset_in.is_some() || self.send.is_done() || self.reset_acked();
+        let received = self.reset_in.is_some() || self.recv.is_delivered() || self.reset_acked();
+        self.released && sent && received
+    }
+}
+
+/// Counters for tests, states and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Streams that exist at this end.
+    pub streams: usize,
+    /// Flows that exist at this end.
+    pub flows: usize,
+    /// Lanes that exist at this end.
+    pub lanes: usize,
+    /// Bytes reserved of the receive pool.
+    pub receive_reserved: usize,
+    /// Bytes held for sending or sending again.
+    pub send_held: usize,
+    /// Datagrams dropped since the beginning, for whatever reason.
+    pub datagrams_dropped: u64,
+    /// Stream bytes sent a second time or more often.
+    pub bytes_resent: u64,
+}
+
+/// One end of a session.
+#[derive(Debug)]
+pub struct Session {
+    role: Role,
+    config: Config,
+    id: SessionId,
+    secret: Secret,
+    instance: Option<Instance>,
+
+    streams: Slab<Stream>,
+    stream_ids: HashMap<u64, StreamKey>,
+    /// Streams that this end has begun, and those opened but not yet on the wire.
+    begun: u64,
+    unbegun: u64,
+    peer_max_streams: u64,
+    peer_initial_credit: u64,
+    /// Streams that the peer has begun, and of these, those that are over.
+    peer_begun: u64,
+    peer_over: u64,
+    /// How many of the peer's may be open at a time: for each, the initial credit is reserved.
+    allowed: u64,
+    /// What the peer was last told.
+    max_streams: u64,
+
+    flows: Slab<Flow>,
+    flow_ids: HashMap<u64, FlowKey>,
+    flows_begun: u64,
+    /// Numbers below the peer's highest that have not been seen: overtaken on another lane.
+    flows_overtaken: std::collections::BTreeSet<u64>,
+    flow_closes: HashMap<u64, Status>,
+
+    lanes: Vec<Lane>,
+    highest_lane: u64,
+    express: Option<u64>,
+    no_lanes_since: Option<Instant>,
+    /// Data went over the session recently: a second lane protects it.
+    busy_since: Option<Instant>,
+    last_data: Instant,
+    data_bytes: u64,
+
+    control: VecDeque<StreamKey>,
+    small: VecDeque<StreamKey>,
+    bulk: VecDeque<StreamKey>,
+    flow_queue: VecDeque<FlowKey>,
+    flow_close_queue: VecDeque<u64>,
+    max_streams_due: bool,
+    drain: Option<u64>,
+    drain_due: bool,
+    goodbye: Option<(Status, String)>,
+    goodbye_due: bool,
+    goodbye_acked: bool,
+    peer_draining: bool,
+
+    received: Share,
+    sending: Share,
+    send_held: usize,
+    write_waiters: VecDeque<StreamKey>,
+    open_waiting: bool,
+    ended: Option<(Status, String)>,
+    events: VecDeque<Event>,
+    acked: Vec<Item>,
+    stats: Stats,
+    token: u64,
+}
+
+impl Session {
+    fn new(role: Role, config: Config, id: SessionId, secret: Secret, now: Instant) -> Option<Self> {
+        let mut received = Share::new(config.receive_pool.clone());
+        let mut sending = Share::new(config.send_pool.clone());
+        let allowed = if role == Role::Agent { FIRST_STREAMS.min(config.max_streams) } else { 0 };
+        if !sending.try_reserve(SEND_FLOOR.min(config.send_pool.limit() / 4))
+            || !received.try_reserve((allowed * config.initial_credit) as usize)
+        {
+            return None;
+        }
+        Some(Self {
+            role,
+            id,
+            secret,
+            instance: None,
+            streams: Slab::new(),
+            stream_ids: HashMap::new(),
+            begun: 0,
+            unbegun: 0,
+            peer_max_streams: 0,
+            peer_initial_credit: 0,
+            peer_begun: 0,
+            peer_over: 0,
+            allowed,
+            max_streams: allowed,
+            flows: Slab::new(),
+            flow_ids: HashMap::new(),
+            flows_begun: 0,
+            flows_overtaken: std::collections::BTreeSet::new(),
+            flow_closes: HashMap::new(),
+            lanes: Vec::new(),
+            highest_lane: 0,
+            express: None,
+            no_lanes_since: Some(now),
+            busy_since: None,
+            last_data: now,
+            data_bytes: 0,
+            control: VecDeque::new(),
+            small: VecDeque::new(),
+            bulk: VecDeque::new(),
+            flow_queue: VecDeque::new(),
+            flow_close_queue: VecDeque::new(),
+            max_streams_due: false,
+            drain: None,
+            drain_due: false,
+            goodbye: None,
+            goodbye_due: false,
+            goodbye_acked: false,
+            peer_draining: false,
+            received,
+            sending,
+            send_held: 0,
+            write_waiters: VecDeque::new(),
+            open_waiting: false,
+            ended: None,
+            events: VecDeque::new(),
+            acked: Vec::new(),
+            stats: Stats::default(),
+            token: 0,
+            config,
+        })
+    }
+
+    /// What happened since the last call, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The session's id.
+    pub const fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// How the session ended, if it has.
+    pub fn ended(&self) -> Option<Status> {
+        self.ended.as_ref().map(|(status, _)| *status)
+    }
+
+    /// Counters as of now.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            streams: self.streams.len(),
+            flows: self.flows.len(),
+            lanes: self.lanes.len(),
+            receive_reserved: self.received.held(),
+            send_held: self.send_held,
+            ..self.stats
+        }
+    }
+
+    /// Opens a stream. Nothing goes out until something is written.
+    ///
+    /// # Errors
+    /// [`OpenError`], of which [`OpenError::Wait`] passes.
+    pub fn open(&mut self) -> Result<StreamKey, OpenError> {
+        self.may_open()?;
+        let initial = self.config.initial_credit;
+        if self.begun + self.unbegun >= self.peer_max_streams || !self.received.try_reserve(initial as usize)
+        {
+            self.open_waiting = true;
+            return Err(OpenError::Wait);
+        }
+        self.unbegun += 1;
+        let key = StreamKey(self.streams.insert(Stream::new(None, self.peer_initial_credit, initial)));
+        self.widen_first_window(key);
+        Ok(key)
+    }
+
+    fn may_open(&mut self) -> Result<(), OpenError> {
+        if let Some((status, _)) = &self.ended {
+            return Err(OpenError::Ended(*status));
+        }
+        if self.peer_draining || self.drain.is_some() {
+            return Err(OpenError::Draining);
+        }
+        if self.instance.is_none() {
+            self.open_waiting = true;
+            return Err(OpenError::Wait);
+        }
+        Ok(())
+    }
+
+    /// Gives a stream more than the floor at once while there is plenty.
+    fn widen_first_window(&mut self, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key.0) else { return };
+        let more = self.config.first_window.saturating_sub(stream.recv.window());
+        if more == 0
+            || self.received.free() < self.received.limit() / 2
+            || !self.received.try_reserve(more as usize)
+        {
+            return;
+        }
+        stream.recv.grow_window(more);
+        stream.recv.open_window();
+        stream.max_data_due = true;
+        self.queue_control(key);
+    }
+
+    /// How many bytes may be written now. At 0, [`Event::Writable`] follows.
+    ///
+    /// # Errors
+    /// The status with which the stream was reset; [`Status::Aborted`] for one that is finished or gone.
+    pub fn writable(&mut self, key: StreamKey) -> Result<usize, Status> {
+        let room = self.send_room();
+        let reserve = self.sending.limit() / 8;
+        let stream = self.streams.get_mut(key.0).ok_or(Status::Aborted)?;
+        if let Some(status) = stream.reset_in {
+            return Err(status);
+        }
+        if !stream.send.is_open() || stream.reset_out.is_some() {
+            return Err(Status::Aborted);
+        }
+        let mine = stream.send.unsent() + stream.send.in_flight();
+        let room = if mine > SMALL { room.saturating_sub(reserve) } else { room };
+        let own = stream.send.credit().min(AHEAD.saturating_sub(stream.send.unsent()));
+        let writable = own.min(room as u64) as usize;
+        if writable == 0 {
+            stream.wants_write = true;
+            if own > 0 && room == 0 {
+                self.write_waiters.push_back(key);
+            }
+        }
+        Ok(writable)
+    }
+
+    /// Bytes that the send pool would still take from this session.
+    fn send_room(&self) -> usize {
+        self.sending.held().saturating_sub(self.send_held) + self.sending.free()
+    }
+
+    /// Writes as much of `data` as [`Session::writable`] allows and returns how much. The slice is kept, not copied.
+    ///
+    /// # Errors
+    /// As [`Session::writable`].
+    pub fn write(&mut self, key: StreamKey, data: &Bytes) -> Result<usize, Status> {
+        let len = self.writable(key)?.min(data.len());
+        if len == 0 {
+            return Ok(0);
+        }
+        let need = (self.send_held + len).saturating_sub(self.sending.held());
+        if need > 0 && !self.sending.try_reserve(need) {
+            // Another session was quicker.
+            self.write_waiters.push_back(key);
+            return Ok(0);
+        }
+        self.send_held += len;
+        if let Some(stream) = self.streams.get_mut(key.0) {
+            stream.send.write(data.slice(..len));
+        }
+        self.queue_data(key);
+        Ok(len)
+    }
+
+    fn release_send(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.send_held -= bytes;
+        let keep = self.send_held.max(SEND_FLOOR.min(self.sending.limit() / 4));
+        let surplus = self.sending.held().saturating_sub(keep);
+        self.sending.release(surplus);
+        let mut room = self.send_room();
+        while room > 0 {
+            let Some(key) = self.write_waiters.pop_front() else { break };
+            room = room.saturating_sub(AHEAD as usize);
+            self.wake_writer(key);
+        }
+    }
+
+    fn wake_writer(&mut self, key: StreamKey) {
+        if let Some(stream) = self.streams.get_mut(key.0).filter(|stream| stream.wants_write) {
+            stream.wants_write = false;
+            self.events.push_back(Event::Writable(key));
+        }
+    }
+
+    fn wake_reader(&mut self, key: StreamKey) {
+        if let Some(stream) = self.streams.get_mut(key.0).filter(|stream| stream.wants_read) {
+            stream.wants_read = false;
+            self.events.push_back(Event::Readable(key));
+        }
+    }
+
+    /// Ends this end's direction after what was written.
+    pub fn finish(&mut self, key: StreamKey) {
+        if let Some(stream) = self.streams.get_mut(key.0).filter(|stream| stream.reset_in.is_none()) {
+            stream.send.finish();
+            self.queue_data(key);
+        }
+    }
+
+    /// Whether everything written, and the end if there is one, has been acknowledged.
+    pub fn is_flushed(&self, key: StreamKey) -> bool {
+        self.streams
+            .get(key.0)
+            .is_none_or(|stream| stream.send.all_acked() && (stream.send.is_open() || stream.send.is_done()))
+    }
+
+    /// Takes the next bytes, at most `max`.
+    pub fn read(&mut self, now: Instant, key: StreamKey, max: usize) -> Read {
+        let Some(stream) = self.streams.get_mut(key.0) else { return Read::Reset(Status::Aborted) };
+        if let Some(data) = stream.recv.read(max) {
+            self.renew_credit(now, key);
+            return Read::Data(data);
+        }
+        match (stream.reset_in, stream.reset_out) {
+            (Some(Status::ResetByPeer), _) if !stream.recv.is_complete() => {}
+            (Some(status), _) | (None, Some((status, ..))) => return Read::Reset(status),
+            _ if stream.recv.is_delivered() => return Read::End,
+            _ => {}
+        }
+        stream.wants_read = true;
+        Read::Blocked
+    }
+
+    fn renew_credit(&mut self, now: Instant, key: StreamKey) {
+        // Below this, the programs' own turns count for more than the path.
+        let round_trip = self.round_trip().max(Duration::from_millis(5));
+        let Some(stream) = self.streams.get_mut(key.0) else { return };
+        if stream.reset_in.is_some() || stream.reset_out.is_some() {
+            return;
+        }
+        let Some(fast) = stream.recv.renew(now, round_trip) else { return };
+        if fast {
+            let more = stream.recv.window().min(self.received.free() as u64 / 2);
+            let more = more.min(self.config.max_window.saturating_sub(stream.recv.window()));
+            if more > 0 && self.received.try_reserve(more as usize) {
+                stream.recv.grow_window(more);
+                stream.recv.open_window();
+            }
+        }
+        stream.max_data_due = true;
+        self.queue_control(key);
+    }
+
+    /// The least smoothed round trip of the lanes that work.
+    pub fn round_trip(&self) -> Duration {
+        let known = self.lanes.iter().filter(|lane| lane.rtt.known() && !lane.suspect);
+        known.map(|lane| lane.rtt.smoothed()).min().unwrap_or_default()
+    }
+
+    /// Ends both directions at once. With [`Status::ResetByPeer`] the peer first gets what was written.
+    pub fn reset(&mut self, key: StreamKey, status: Status) {
+        let Some(stream) = self.streams.get_mut(key.0) else { return };
+        if stream.reset_in.is_some() || stream.reset_out.is_some() {
+            return;
+        }
+        if stream.id.is_none() && (status != Status::ResetByPeer || stream.send.written() == 0) {
+            // Nothing of it ever went out, so there is nothing to tell.
+            stream.reset_in = Some(status);
+            let freed = stream.send.discard();
+            stream.recv.discard();
+            self.release_send(freed);
+        } else {
+            let reliable = status == Status::ResetByPeer;
+            let final_offset = if reliable { stream.send.written() } else { stream.send.sent() };
+            stream.reset_out = Some((status, final_offset, ResetOut::Due));
+            stream.recv.discard();
+            let freed = if reliable { 0 } else { stream.send.discard() };
+            self.release_send(freed);
+            self.queue_control(key);
+        }
+        self.wake_reader(key);
+        self.wake_writer(key);
+        self.remove_if_over(key);
+    }
+
+    /// The program has no more use for the stream. One that isn't over in both directions is reset.
+    pub fn release(&mut self, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key.0) else { return };
+        stream.released = true;
+        let finished = !stream.send.is_open() && stream.recv.is_delivered();
+        if !finished {
+            self.reset(key, Status::Aborted);
+        }
+        self.remove_if_over(key);
+    }
+
+    fn remove_if_over(&mut self, key: StreamKey) {
+        if !self.streams.get(key.0).is_some_and(Stream::is_over) {
+            return;
+        }
+        let Some(mut stream) = self.streams.remove(key.0) else { return };
+        self.release_send_of(&mut stream);
+        let window = stream.recv.window() as usize;
+        match stream.id {
+            Some(id) => {
+                self.stream_ids.remove(&id);
+                if self.is_mine(id) {
+                    self.received.release(window);
+                } else {
+                    // The initial credit stays reserved for the stream that takes its place.
+                    self.received.release(window.saturating_sub(self.config.initial_credit as usize));
+                    self.peer_over += 1;
+                    self.raise_max_streams();
+                }
+            }
+            None => {
+                self.unbegun -= 1;
+                self.received.release(window);
+            }
+        }
+        if self.open_waiting {
+            self.open_waiting = false;
+            self.events.push_back(Event::CanOpen);
+        }
+    }
+
+    fn release_send_of(&mut self, stream: &mut Stream) {
+        let freed = stream.send.discard();
+        self.release_send(freed);
+    }
+
+    /// Lets the peer begin more streams as others end, and more at a time as long as memory is plenty.
+    fn raise_max_streams(&mut self) {
+        let open = self.peer_begun - self.peer_over;
+        if open * 2 >= self.allowed && self.allowed < self.config.max_streams {
+            let more = self.allowed.min(self.config.max_streams - self.allowed);
+            let bytes = (more * self.config.initial_credit) as usize;
+            if bytes <= self.received.free().saturating_sub(self.received.limit() / 8)
+                && self.received.try_reserve(bytes)
+            {
+                self.allowed += more;
+            }
+        }
+        let limit = self.peer_over + self.allowed;
+        let step = if self.peer_begun >= self.max_streams { 1 } else { (self.allowed / 8).max(1) };
+        if limit >= self.max_streams + step {
+            self.max_streams = limit;
+            self.max_streams_due = true;
+        }
+    }
+
+    const fn is_mine(&self, id: u64) -> bool {
+        (id & 1 == 0) == matches!(self.role, Role::Client)
+    }
+
+    fn queue_control(&mut self, key: StreamKey) {
+        if let Some(stream) = self.streams.get_mut(key.0).filter(|stream| !stream.in_control) {
+            stream.in_control = true;
+            self.control.push_back(key);
+        }
+    }
+
+    fn queue_data(&mut self, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(key.0) else { return };
+        if stream.in_data || stream.reset_in.is_some() || !stream.send.has_work() {
+            return;
+        }
+        stream.in_data = true;
+        if stream.send.unsent() <= SMALL && stream.send.in_flight() <= 4 * SMALL {
+            self.small.push_back(key);
+        } else {
+            self.bulk.push_back(key);
+        }
+    }
+
+    /// Asks the peer to begin nothing new; the session goes on for `grace`.
+    pub fn drain(&mut self, grace: Duration) {
+        self.drain = Some(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX).min(crate::varint::MAX));
+        self.drain_due = true;
+    }
+
+    /// Ends the session: all streams are reset, and the peer is told why.
+    pub fn goodbye(&mut self, status: Status, text: &str) {
+        if self.goodbye.is_none() {
+            self.goodbye = Some((status, text.to_owned()));
+            self.goodbye_due = true;
+            self.end(status, text);
+        }
+    }
+
+    /// The peer has acknowledged the GOODBYE, or there is none and never will be.
+    pub const fn is_goodbye_done(&self) -> bool {
+        self.goodbye_acked
+    }
+
+    /// Ends everything at this end; says nothing to the peer.
+    pub(crate) fn end(&mut self, status: Status, text: &str) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.ended = Some((status, text.to_owned()));
+        for key in self.streams.keys().into_iter().map(StreamKey) {
+            let Some(stream) = self.streams.get_mut(key.0) else { continue };
+            if stream.recv.is_complete() && stream.send.is_done() {
+                continue;
+            }
+            stream.reset_in.get_or_insert(status);
+            stream.recv.discard();
+            let freed = stream.send.discard();
+            self.release_send(freed);
+            self.wake_reader(key);
+            self.wake_writer(key);
+            self.remove_if_over(key);
+        }
+        self.end_flows(status);
+        self.control.clear();
+        self.small.clear();
+        self.bulk.clear();
+        self.events.push_back(Event::CanOpen);
+        self.events.push_back(Event::Ended(status, text.to_owned()));
+    }
+}

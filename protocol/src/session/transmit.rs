@@ -1,0 +1,292 @@
+//! Bytes for a lane: what goes out, in which order, on which lane.
+
+use std::time::Instant;
+
+use super::{Event, FlowKey, ResetOut, Session, StreamKey};
+use crate::frame::{self, Frame};
+use crate::lane::{Closing, Item};
+
+/// Bytes of frames for one write to a transport.
+pub const BATCH: usize = 64 * 1024;
+/// Bytes of a bulk stream before the next has its turn.
+const TURN: usize = 16 * 1024;
+/// Bytes of an interactive stream before it counts as bulk.
+const SMALL_TURN: usize = 4 * 1024;
+/// A program that waits to write is woken when this little is left unsent.
+const WAKE_BELOW: u64 = 32 * 1024;
+
+/// What may go on a lane.
+#[derive(Clone, Copy)]
+struct Duty {
+    urgent: bool,
+    bulk: bool,
+}
+
+impl Session {
+    fn duty(&self, id: u64) -> Duty {
+        let usable = self.lanes.iter().any(|lane| lane.id == id && lane.is_usable());
+        match self.express {
+            _ if !usable => Duty { urgent: false, bulk: false },
+            None => Duty { urgent: true, bulk: true },
+            Some(express) => Duty { urgent: express == id, bulk: express != id },
+        }
+    }
+
+    fn has_control(&self) -> bool {
+        !self.control.is_empty()
+            || self.max_streams_due
+            || self.drain_due
+            || self.goodbye_due
+            || !self.flow_close_queue.is_empty()
+    }
+
+    /// Bytes received on a lane after which an acknowledgement does not wait.
+    fn ack_threshold(&self) -> u64 {
+        (self.config.lane_cap / 4).min(1 << 20)
+    }
+
+    /// Whether [`Session::transmit`] would have something for this lane now.
+    pub fn has_work(&self, id: u64, now: Instant) -> bool {
+        let Some(lane) = self.lanes.iter().find(|lane| lane.id == id) else { return false };
+        let ack = lane.ack_due().is_some_and(|due| due <= now) || lane.eliciting() >= self.ack_threshold();
+        let close = lane.closing == Closing::Due && !lane.has_outstanding();
+        if ack || close || lane.ping_due || !lane.pongs.is_empty() {
+            return true;
+        }
+        let duty = self.duty(id);
+        let room = lane.in_flight() < self.config.lane_cap;
+        (duty.urgent && self.has_control())
+            || (room && duty.urgent && (!self.flow_queue.is_empty() || !self.small.is_empty()))
+            || (room && duty.bulk && !self.bulk.is_empty())
+    }
+
+    /// Appends frames for one write to the lane's transport, about [`BATCH`] bytes at most (a frame is never cut, so
+    /// up to one frame more). Appends nothing where there is nothing to do.
+    ///
+    /// Whatever was appended counts as sent: if it can't be written in full, the lane must be given up.
+    pub fn transmit(&mut self, id: u64, now: Instant, out: &mut Vec<u8>) {
+        let start = out.len();
+        self.put_signs_of_life(id, now, out);
+        let duty = self.duty(id);
+        if duty.urgent {
+            self.put_control(id, now, out);
+        }
+        let limit = start + BATCH;
+        if duty.urgent {
+            // Datagrams get half while others wait, and small writes three quarters.
+            let others = !self.small.is_empty() || (duty.bulk && !self.bulk.is_empty());
+            self.put_datagrams(id, now, out, if others { start + BATCH / 2 } else { limit });
+            let others = duty.bulk && !self.bulk.is_empty();
+            self.put_small(id, now, out, if others { start + BATCH / 4 * 3 } else { limit });
+        }
+        if duty.bulk {
+            self.put_bulk(id, now, out, limit);
+        }
+        self.put_acks(id, now, out, start);
+        self.finish_lane(id);
+    }
+
+    fn put(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, frame: &Frame<'_>, item: Item) {
+        let before = out.len();
+        frame.encode(out);
+        self.note(id, now, out.len() - before, item);
+    }
+
+    fn note(&mut self, id: u64, now: Instant, len: usize, item: Item) {
+        if let Some(lane) = self.lane(id) {
+            lane.sent_frame(now, len, item);
+        }
+    }
+
+    fn put_signs_of_life(&mut self, id: u64, now: Instant, out: &mut Vec<u8>) {
+        let token = self.token;
+        let Some(lane) = self.lane(id) else { return };
+        let before = out.len();
+        while let Some(token) = lane.pongs.pop_front() {
+            Frame::Pong { token }.encode(out);
+        }
+        lane.sent_plain(out.len() - before);
+        let close = lane.closing == Closing::Due && !lane.has_outstanding();
+        if std::mem::take(&mut lane.ping_due) && !close {
+            lane.ping_out = Some(token);
+            self.token += 1;
+            self.put(id, now, out, &Frame::Ping { token }, Item::Ping);
+        } else if close {
+            lane.closing = Closing::Sent;
+            self.put(id, now, out, &Frame::LaneClose, Item::LaneClose);
+        }
+    }
+
+    fn put_acks(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, start: usize) {
+        let threshold = self.ack_threshold();
+        let something = out.len() > start;
+        let before = out.len();
+        for lane in &mut self.lanes {
+            let due = lane.ack_due().is_some_and(|due| due <= now) || lane.eliciting() >= threshold;
+            // A stalled lane's acknowledgement travels on one that works.
+            let wanted = if lane.id == id { something || due } else { something && lane.suspect };
+            if wanted && let Some(position) = lane.take_ack() {
+                Frame::LaneAck { lane: lane.id, position }.encode(out);
+            }
+        }
+        let len = out.len() - before;
+        if let Some(lane) = self.lane(id) {
+            lane.sent_plain(len);
+        }
+    }
+
+    fn put_control(&mut self, id: u64, now: Instant, out: &mut Vec<u8>) {
+        if std::mem::take(&mut self.goodbye_due)
+            && let Some((status, text)) = self.goodbye.clone()
+        {
+            self.put(id, now, out, &Frame::Goodbye { status, text: &text }, Item::Goodbye);
+        }
+        if self.ended.is_some() {
+            return;
+        }
+        if std::mem::take(&mut self.drain_due)
+            && let Some(grace) = self.drain
+        {
+            self.put(id, now, out, &Frame::Drain { grace }, Item::Drain);
+        }
+        if std::mem::take(&mut self.max_streams_due) {
+            self.put(id, now, out, &Frame::MaxStreams { limit: self.max_streams }, Item::MaxStreams);
+        }
+        while let Some(flow) = self.flow_close_queue.pop_front() {
+            if let Some(&status) = self.flow_closes.get(&flow) {
+                self.put(id, now, out, &Frame::FlowClose { id: flow, status }, Item::FlowClose(flow));
+            }
+        }
+        while let Some(key) = self.next_control() {
+            self.put_stream_control(id, key, now, out);
+        }
+    }
+
+    fn put_stream_control(&mut self, id: u64, key: StreamKey, now: Instant, out: &mut Vec<u8>) {
+        let Some(wire) = self.begin(key) else { return };
+        let Some(stream) = self.streams.get_mut(key.0) else { return };
+        if let Some((status, final_offset, state)) = &mut stream.reset_out {
+            if *state == ResetOut::Due && stream.reset_in.is_none() {
+                *state = ResetOut::Sent;
+                let frame = Frame::Reset { id: wire, status: *status, final_offset: *final_offset };
+                self.put(id, now, out, &frame, Item::Reset(key));
+            }
+        } else if std::mem::take(&mut stream.max_data_due) && stream.reset_in.is_none() {
+            let limit = stream.recv.limit();
+            self.put(id, now, out, &Frame::MaxData { id: wire, limit }, Item::MaxData(key, limit));
+        }
+    }
+
+    /// The stream's id, given now if it has none. `None` for a stream that is gone.
+    fn begin(&mut self, key: StreamKey) -> Option<u64> {
+        let stream = self.streams.get_mut(key.0)?;
+        if let Some(id) = stream.id {
+            return Some(id);
+        }
+        let id = self.begun << 1;
+        stream.id = Some(id);
+        self.begun += 1;
+        self.unbegun -= 1;
+        self.stream_ids.insert(id, key);
+        Some(id)
+    }
+
+    fn room(&self, id: u64) -> bool {
+        self.lanes.iter().any(|lane| lane.id == id && lane.in_flight() < self.config.lane_cap)
+    }
+
+    fn put_datagrams(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, limit: usize) {
+        while out.len() < limit && self.room(id) {
+            let Some(key) = self.flow_queue.pop_front() else { break };
+            let mut dropped = 0;
+            let more = self.put_datagram(id, key, now, out, &mut dropped);
+            self.stats.datagrams_dropped += dropped;
+            match self.flows.get_mut(key.0) {
+                Some(_) if more => self.flow_queue.push_back(key),
+                Some(flow) => flow.queued = false,
+                None => {}
+            }
+        }
+    }
+
+    /// One datagram of a flow; true if it has more.
+    fn put_datagram(
+        &mut self,
+        id: u64,
+        key: FlowKey,
+        now: Instant,
+        out: &mut Vec<u8>,
+        dropped: &mut u64,
+    ) -> bool {
+        let Some(flow) = self.flows.get_mut(key.0) else { return false };
+        *dropped = flow.expire(now);
+        let Some((seq, datagram)) = flow.take_out().filter(|_| flow.closed.is_none()) else { return false };
+        let wire = match flow.id {
+            Some(wire) => wire,
+            None => {
+                let wire = self.flows_begun;
+                self.flows_begun += 1;
+                flow.id = Some(wire);
+                self.flow_ids.insert(wire, key);
+                wire
+            }
+        };
+        let header = (!flow.known).then(|| flow.header.clone());
+        let more = flow.next_len().is_some();
+        let frame = Frame::Datagram { id: wire, seq, header: header.as_deref(), data: &datagram };
+        self.put(id, now, out, &frame, Item::Datagram(key));
+        self.saw_data(now, datagram.len());
+        more
+    }
+
+    fn put_small(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, limit: usize) {
+        while out.len() < limit && self.room(id) {
+            let Some(key) = self.small.pop_front() else { break };
+            self.put_stream(id, key, SMALL_TURN, now, out);
+        }
+    }
+
+    fn put_bulk(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, limit: usize) {
+        while out.len() < limit && self.room(id) {
+            let Some(key) = self.bulk.pop_front() else { break };
+            self.put_stream(id, key, TURN, now, out);
+        }
+    }
+
+    /// One frame of a stream, which queues up again if it has more.
+    fn put_stream(&mut self, id: u64, key: StreamKey, turn: usize, now: Instant, out: &mut Vec<u8>) {
+        if let Some(stream) = self.streams.get_mut(key.0) {
+            stream.in_data = false;
+            if stream.reset_in.is_some() {
+                return;
+            }
+        }
+        let Some(wire) = self.begin(key) else { return };
+        let Some(stream) = self.streams.get_mut(key.0) else { return };
+        let Some(piece) = stream.send.take(turn) else { return };
+        let before = out.len();
+        frame::put_stream_head(out, wire, piece.offset, piece.fin, piece.len);
+        stream.send.copy(piece, out);
+        let wake = stream.wants_write && stream.send.unsent() <= WAKE_BELOW;
+        let more = stream.send.has_work();
+        self.note(id, now, out.len() - before, Item::Stream(key, piece));
+        self.saw_data(now, piece.len);
+        if wake {
+            self.wake_writer(key);
+        }
+        if more && let Some(stream) = self.streams.get_mut(key.0) {
+            stream.in_data = true;
+            self.bulk.push_back(key);
+        }
+    }
+
+    /// The peer's events aside: whether any lane has work, for drivers that wake their writers.
+    pub fn lanes_with_work(&self, now: Instant) -> impl Iterator<Item = u64> + '_ {
+        self.lanes.iter().map(|lane| lane.id).filter(move |&id| self.has_work(id, now))
+    }
+
+    pub(super) fn lane_over(&mut self, id: u64, now: Instant) {
+        self.lane_lost(id, now);
+        self.events.push_back(Event::LaneOver(id, false));
+    }
+}
