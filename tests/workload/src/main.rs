@@ -1,3 +1,129 @@
-//! tests/workload
+//! The test services, in one static program; what listens where is in the library's documentation.
 
-fn main() {}
+mod http;
+mod pause;
+mod servers;
+
+use std::future::Future;
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use relay_workload::ports;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Parser)]
+#[command(about = "Test services for kubectl relay", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Listen on every port.
+    Serve {
+        /// Go on serving this many seconds after SIGTERM.
+        #[arg(long, default_value_t = 0)]
+        term_delay: u64,
+        /// Start as not ready; `/ready/on` changes that.
+        #[arg(long)]
+        not_ready: bool,
+    },
+    /// Wait for a signal and reap children: the first process of a sandbox.
+    Pause,
+    /// Print what `http://HOST:PORT/PATH` answers, for probes from inside a pod.
+    Get {
+        /// HOST:PORT.
+        address: String,
+        /// Path with its leading slash.
+        #[arg(default_value = "/")]
+        path: String,
+    },
+    /// Print the addresses that a host name has here.
+    Resolve {
+        /// The name, with or without its domain.
+        name: String,
+    },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Serve { term_delay, not_ready } => {
+            tokio::select! {
+                done = serve(!not_ready) => done,
+                done = terminated(Duration::from_secs(term_delay)) => done,
+            }
+        }
+        Command::Pause => pause::run().await,
+        Command::Get { address, path } => {
+            print!("{}", http::get(&address, &path).await?);
+            Ok(())
+        }
+        Command::Resolve { name } => {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+            for address in found.with_context(|| format!("resolve {name}"))? {
+                println!("{}", address.ip());
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn terminated(delay: Duration) -> Result<()> {
+    signal(SignalKind::terminate())?.recv().await;
+    tokio::time::sleep(delay).await;
+    Ok(())
+}
+
+async fn serve(ready: bool) -> Result<()> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let site = Arc::new(http::Site { host: host.clone(), ready: AtomicBool::new(ready) });
+    let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, ports::ECHO)).await.context("UDP echo")?;
+    println!("listening as {host}, ready: {}", site.ready.load(Ordering::Relaxed));
+    tokio::try_join!(
+        listen(ports::HTTP, move |stream| http::serve(stream, site.clone())),
+        listen(ports::ECHO, servers::echo),
+        listen(ports::BANNER, move |stream| {
+            let host = host.clone();
+            async move { servers::banner(stream, &host).await }
+        }),
+        listen(ports::SINK, servers::sink),
+        listen(ports::SOURCE, servers::source),
+        listen(ports::HALF_CLOSE, servers::half_close),
+        listen(ports::RESET, servers::reset),
+        listen(ports::NEVER_READ, servers::never_read),
+        listen(ports::SLOW, servers::slow),
+        servers::udp_echo(udp),
+    )?;
+    Ok(())
+}
+
+/// Serves every connection to `port` in a task of its own; what one connection meets harms no other.
+async fn listen<F>(port: u16, serve: impl Fn(TcpStream) -> F) -> Result<()>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    // An IPv6 socket takes IPv4 peers too, so one listener serves pods of either family.
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await;
+    let listener = listener.with_context(|| format!("listen on port {port}"))?;
+    loop {
+        let Ok((stream, peer)) = listener.accept().await else {
+            // Out of descriptors: give the connections that hold them time to end.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let connection = serve(stream);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                eprintln!("port {port}, peer {peer}: {error:#}");
+            }
+        });
+    }
+}

@@ -1,0 +1,164 @@
+//! Container images without Docker: one layer with one static program, as a docker-archive.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::paths::{self, STATIC_TARGET};
+use crate::shell::{self, step};
+
+/// Where the agent's image is published. A placeholder until there is a registry.
+const SERVER_REPOSITORY: &str = "ghcr.io/kubectl-relay/relay-server";
+/// The user id of everything in our images: "nonroot" by convention.
+const USER: u32 = 65532;
+
+/// Options of `cargo xtask image`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Also load it into the running cluster of this name.
+    #[arg(long, value_name = "NAME")]
+    load: Option<String>,
+}
+
+/// One image: a name, a program, and how it is called.
+pub(crate) struct Image<'a> {
+    /// Full name with tag.
+    pub(crate) name: &'a str,
+    /// The static program on this machine.
+    pub(crate) program: &'a Path,
+    /// What the container runs; the program lies at the root of the file system.
+    pub(crate) entrypoint: &'a [&'a str],
+}
+
+/// Name and tag of the agent's image, as in the pods that the plugin makes.
+pub(crate) fn server_name() -> String {
+    format!("{SERVER_REPOSITORY}:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Builds the agent and its image.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let archive = build_server()?;
+    println!("{}", archive.display());
+    if let Some(cluster) = &options.load {
+        crate::cluster::load(cluster, &[archive])?;
+    }
+    Ok(())
+}
+
+/// Builds `target/image/relay-server.tar`.
+pub(crate) fn build_server() -> Result<PathBuf> {
+    let program = build_static("relay-server", "agent")?;
+    let archive = paths::target().join("image/relay-server.tar");
+    let name = server_name();
+    step(&format!("image {name}"), || {
+        write(&Image { name: &name, program: &program, entrypoint: &["/relay-server"] }, &archive)
+    })?;
+    Ok(archive)
+}
+
+/// Builds a package of this workspace as a static program; gives its path.
+pub(crate) fn build_static(package: &str, profile: &str) -> Result<PathBuf> {
+    let installed = shell::output(Command::new("rustup").args(["target", "list", "--installed"]))?;
+    if !installed.lines().any(|line| line == STATIC_TARGET) {
+        shell::run(Command::new("rustup").args(["target", "add", STATIC_TARGET]))?;
+    }
+    step(&format!("build {package} ({STATIC_TARGET}, profile {profile})"), || {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.current_dir(paths::root());
+        build.args(["build", "--quiet", "--package", package, "--profile", profile]);
+        build.args(["--target", STATIC_TARGET]);
+        shell::run(&mut build)
+    })?;
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(paths::target().join(STATIC_TARGET).join(folder).join(package))
+}
+
+/// Writes an image as a docker-archive: equal programs give equal bytes.
+pub(crate) fn write(image: &Image<'_>, archive: &Path) -> Result<()> {
+    let program = fs::read(image.program).with_context(|| format!("read {}", image.program.display()))?;
+    let file = image.entrypoint.first().context("an image needs an entrypoint")?.trim_start_matches('/');
+    let layer = layer(file, &program)?;
+    let config = json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "created": "1970-01-01T00:00:00Z",
+        "config": {
+            "User": format!("{USER}:{USER}"),
+            "Entrypoint": image.entrypoint,
+            "WorkingDir": "/",
+        },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", sha256(&layer))] },
+        "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "kubectl-relay" }],
+    });
+    let config = config.to_string();
+    let config_name = format!("{}.json", sha256(config.as_bytes()));
+    let layer_name = format!("{}/layer.tar", sha256(&layer));
+    let manifest = json!([{ "Config": config_name, "RepoTags": [image.name], "Layers": [layer_name] }]);
+
+    let folder = archive.parent().context("an archive needs a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    let unfinished = archive.with_extension("tar.unfinished");
+    let mut tar = tar::Builder::new(File::create(&unfinished)?);
+    append(&mut tar, &config_name, 0o644, config.as_bytes())?;
+    append(&mut tar, &layer_name, 0o644, &layer)?;
+    append(&mut tar, "manifest.json", 0o644, manifest.to_string().as_bytes())?;
+    tar.into_inner()?.sync_all()?;
+    fs::rename(&unfinished, archive)?;
+    Ok(())
+}
+
+fn layer(file: &str, program: &[u8]) -> Result<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
+    append(&mut tar, file, 0o755, program)?;
+    Ok(tar.into_inner()?)
+}
+
+fn append(tar: &mut tar::Builder<impl std::io::Write>, path: &str, mode: u32, data: &[u8]) -> Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(data.len() as u64);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    tar.append_data(&mut header, path, data)?;
+    Ok(())
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_program_gives_the_same_archive() {
+        let folder = std::env::temp_dir().join(format!("relay-image-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let program = folder.join("program");
+        fs::write(&program, b"not really a program").unwrap();
+        let image = Image { name: "relay.test/x:1", program: &program, entrypoint: &["/program", "pause"] };
+
+        write(&image, &folder.join("a.tar")).unwrap();
+        write(&image, &folder.join("b.tar")).unwrap();
+        let first = fs::read(folder.join("a.tar")).unwrap();
+        let second = fs::read(folder.join("b.tar")).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+
+        assert!(first == second);
+        let mut names: Vec<String> = Vec::new();
+        for entry in tar::Archive::new(first.as_slice()).entries().unwrap() {
+            names.push(entry.unwrap().path().unwrap().display().to_string());
+        }
+        assert_eq!(names.len(), 3);
+        assert_eq!(names[2], "manifest.json");
+    }
+}
