@@ -1,3 +1,63 @@
-//! server
+//! `relay-server`: the agent's command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use anyhow::Context;
+use relay_server::agent::{Agent, Exit};
+use relay_server::resolve::Resolver;
+use relay_server::settings::{Limits, Settings};
+use relay_server::{listen, log};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+fn main() -> ExitCode {
+    let settings = match Settings::parse(std::env::args().skip(1)) {
+        Ok(settings) => settings,
+        Err(message) => {
+            log::start(0);
+            error!("{message}");
+            return ExitCode::from(2);
+        }
+    };
+    log::start(settings.verbosity);
+    // One thread: the agent copies bytes, and a second one would cost memory in every pod.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.context("no runtime").and_then(|runtime| runtime.block_on(run(&settings)));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
+    if settings.health {
+        let healthy = listen::health(settings.port).await;
+        return Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    for argument in &settings.unknown {
+        warn!(argument, "unknown argument skipped");
+    }
+    let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let listeners = listen::bind(settings.port)
+        .await
+        .with_context(|| format!("cannot listen on port {} of the loopback address", settings.port))?;
+    for listener in &listeners {
+        info!(version = env!("CARGO_PKG_VERSION"), "listening on {}", listener.local_addr()?);
+    }
+    let agent = Agent::new(listeners, settings, Limits::default(), Resolver::from_system());
+    match agent.run(first(terminate, interrupt)).await {
+        Exit::Idle => info!("ending: nothing to do for {:?}", settings.idle.unwrap_or_default()),
+        Exit::Stopped => info!("ending: told to"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn first(mut one: Signal, mut other: Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}

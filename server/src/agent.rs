@@ -1,0 +1,153 @@
+//! The agent as a whole: what its tasks share, and its life from the first connection to the last.
+
+use std::future::{Future, pending};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use crate::budget::Budget;
+use crate::dial::Dialer;
+use crate::listen;
+use crate::resolve::Resolver;
+use crate::settings::{Limits, Settings};
+use crate::udp::Flows;
+
+/// How long tasks may take to see that it is over.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What all tasks share.
+pub struct Shared {
+    /// Reaches targets.
+    pub dialer: Dialer,
+    /// All UDP flows.
+    pub flows: Flows,
+    /// Bytes that direct streams hold for a slow client or target.
+    pub held: Budget,
+    /// The agent's limits.
+    pub limits: Limits,
+    /// Every connection's task. Awaited at the end.
+    pub tasks: TaskTracker,
+    /// Nothing new may begin.
+    pub draining: CancellationToken,
+    /// What is left is reset.
+    pub abort: CancellationToken,
+    /// Direct streams that are open, keep-alive streams among them.
+    busy: watch::Sender<usize>,
+}
+
+/// Counts a direct stream as long as it is held.
+pub struct Busy<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|streams| *streams -= 1);
+    }
+}
+
+impl Shared {
+    /// Counts a direct stream until the guard is dropped.
+    pub fn enter(&self) -> Busy<'_> {
+        self.busy.send_modify(|streams| *streams += 1);
+        Busy(&self.busy)
+    }
+
+    /// Direct streams that are open.
+    pub fn streams(&self) -> usize {
+        *self.busy.borrow()
+    }
+
+    /// Returns when there was nothing to do for as long as `limit`.
+    async fn idle(&self, limit: Option<Duration>) {
+        let mut busy = self.busy.subscribe();
+        loop {
+            let idle = *busy.borrow_and_update() == 0;
+            tokio::select! {
+                // The sender is ours, so that this cannot fail.
+                _ = busy.changed() => {}
+                () = async {
+                    match limit {
+                        Some(limit) if idle => sleep(limit).await,
+                        _ => pending().await,
+                    }
+                } => return,
+            }
+        }
+    }
+
+    /// Returns when no direct stream is left.
+    async fn quiet(&self) {
+        // The sender is ours, so that this cannot fail.
+        let _ = self.busy.subscribe().wait_for(|streams| *streams == 0).await;
+    }
+}
+
+/// Why the agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It had nothing to do.
+    Idle,
+    /// It was told to.
+    Stopped,
+}
+
+/// An agent that listens and has not begun to serve.
+pub struct Agent {
+    listeners: Vec<TcpListener>,
+    shared: Arc<Shared>,
+    idle: Option<Duration>,
+    grace: Duration,
+}
+
+impl Agent {
+    /// An agent with these listeners.
+    pub fn new(listeners: Vec<TcpListener>, settings: &Settings, limits: Limits, resolver: Resolver) -> Self {
+        let shared = Shared {
+            dialer: Dialer::new(resolver, limits.clone()),
+            flows: Flows::new(limits.flows),
+            held: Budget::new(limits.direct_bytes),
+            limits,
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            busy: watch::Sender::new(0),
+        };
+        Self { listeners, shared: Arc::new(shared), idle: settings.idle, grace: settings.drain_grace }
+    }
+
+    /// What the agent's tasks share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Serves until the agent has been idle for too long, or until `stop`: then streams may finish within the grace.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Exit {
+        let Self { listeners, shared, idle, grace } = self;
+        let greeting = Arc::new(Semaphore::new(shared.limits.greeting_connections));
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            accepting.spawn(listen::accept(listener, shared.clone(), greeting.clone()));
+        }
+        let exit = tokio::select! {
+            () = shared.idle(idle) => Exit::Idle,
+            () = stop => Exit::Stopped,
+        };
+        accepting.shutdown().await;
+        if exit == Exit::Stopped {
+            info!(streams = shared.streams(), ?grace, "stopping: open streams may finish");
+            shared.draining.cancel();
+            // At the end of the grace what is left is reset.
+            let _ = timeout(grace, shared.quiet()).await;
+        }
+        shared.abort.cancel();
+        shared.tasks.close();
+        let _ = timeout(LAST_WORDS, shared.tasks.wait()).await;
+        exit
+    }
+}

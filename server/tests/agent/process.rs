@@ -1,0 +1,116 @@
+//! The command itself: its arguments, its exit codes, its signals.
+
+use std::process::{ExitStatus, Stdio};
+
+use relay_protocol::Protocol::Tcp;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::support::*;
+
+const AGENT: &str = env!("CARGO_BIN_EXE_relay-server");
+
+struct Process {
+    child: Child,
+    port: u16,
+    /// Kept open, so that the agent can log to its end.
+    _stderr: BufReader<tokio::process::ChildStderr>,
+}
+
+impl Process {
+    async fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("listening on 127.0.0.1:") {
+            line.clear();
+            assert_ne!(stderr.read_line(&mut line).await.unwrap(), 0, "the agent ended");
+        }
+        let port =
+            line.split("127.0.0.1:").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+        Self { child, port, _stderr: stderr }
+    }
+
+    async fn with(args: &str) -> Self {
+        Self::start(Command::new(AGENT).args(["--port", "0"]).args(args.split_whitespace())).await
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port)).await.unwrap()
+    }
+
+    async fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().await.unwrap().success());
+    }
+}
+
+async fn run(args: &[&str]) -> ExitStatus {
+    Command::new(AGENT).args(args).stderr(Stdio::null()).status().await.unwrap()
+}
+
+#[tokio::test]
+async fn it_ends_by_itself_when_idle() {
+    let mut agent = Process::with("--idle 100ms").await;
+    assert_eq!(agent.child.wait().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn it_starts_with_the_arguments_of_a_krelay_client() {
+    for args in ["-v=4 --idle-timeout=15s", "-v 4 --idle-timeout 15s"] {
+        let agent = Process::with(args).await;
+        let mut client = agent.connect().await;
+        client.write_all(&header(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), OK);
+    }
+}
+
+#[tokio::test]
+async fn health_is_an_exit_code() {
+    let agent = Process::with("").await;
+    assert_eq!(run(&["--health", "--port", &agent.port.to_string()]).await.code(), Some(0));
+    assert_eq!(run(&["--health", "--port", &nobody().await.port().to_string()]).await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn misuse_and_failure_have_their_codes() {
+    assert_eq!(run(&["--port", "many"]).await.code(), Some(2));
+    let (_listener, busy) = target().await;
+    assert_eq!(run(&["--port", &busy.port().to_string()]).await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn sigterm_lets_open_streams_finish() {
+    let target = echo().await;
+    for signal in ["TERM", "INT"] {
+        let mut agent = Process::with("").await;
+        let mut client = agent.connect().await;
+        client.write_all(&header(Tcp, "127.0.0.1", target.port())).await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), OK);
+        agent.signal(signal).await;
+        while TcpStream::connect(("127.0.0.1", agent.port)).await.is_ok() {}
+        client.write_all(b"last words").await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(rest(&mut client).await, b"last words");
+        assert_eq!(agent.child.wait().await.unwrap().code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn running_out_of_files_is_survived() {
+    let shell = format!("ulimit -n 24; exec {AGENT} --port 0");
+    let mut agent = Process::start(Command::new("sh").args(["-c", &shell])).await;
+    let mut streams = Vec::new();
+    for _ in 0..40 {
+        let mut client = agent.connect().await;
+        // Keep-alive streams of the old generation: each holds one file.
+        client.write_all(&[0, 0, 12, 1, 2, 3, 4, 5, 2, 0, 0, 0]).await.unwrap();
+        streams.push(client);
+    }
+    drop(streams);
+    let mut client = agent.connect().await;
+    client.write_all(&header(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), OK);
+    assert!(agent.child.try_wait().unwrap().is_none());
+}

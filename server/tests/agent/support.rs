@@ -1,0 +1,190 @@
+//! An agent in this process, targets for it, and a name server that answers as it is told.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use hickory_resolver::Hosts;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::proto::rr::Name;
+use relay_protocol::{Address, Header, Protocol};
+use relay_server::agent::{Agent, Exit, Shared};
+use relay_server::listen;
+use relay_server::resolve::Resolver;
+use relay_server::settings::{Limits, Settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub const OK: u8 = 1;
+
+/// An agent that serves.
+pub struct Running {
+    pub address: SocketAddr,
+    pub shared: Arc<Shared>,
+    pub stop: Option<oneshot::Sender<()>>,
+    pub exit: JoinHandle<Exit>,
+}
+
+impl Running {
+    pub async fn with(settings: Settings, limits: Limits, resolver: Resolver) -> Self {
+        let listeners = listen::bind(0).await.unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let agent = Agent::new(listeners, &settings, limits, resolver);
+        let shared = agent.shared().clone();
+        let (stop, stopped) = oneshot::channel();
+        let exit = tokio::spawn(agent.run(async { stopped.await.unwrap() }));
+        Self { address, shared, stop: Some(stop), exit }
+    }
+
+    pub async fn with_limits(limits: Limits) -> Self {
+        Self::with(Settings::default(), limits, names(0, &[])).await
+    }
+
+    pub async fn start() -> Self {
+        Self::with_limits(Limits::default()).await
+    }
+
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Connects and sends a header.
+    pub async fn open(&self, protocol: Protocol, address: &str, port: u16) -> TcpStream {
+        let mut client = self.connect().await;
+        client.write_all(&header(protocol, address, port)).await.unwrap();
+        client
+    }
+
+    /// Opens a stream that is expected to reach its target.
+    pub async fn open_ok(&self, protocol: Protocol, target: SocketAddr) -> TcpStream {
+        let mut client = self.open(protocol, &target.ip().to_string(), target.port()).await;
+        assert_eq!(client.read_u8().await.unwrap(), OK);
+        client
+    }
+
+    /// Everything the agent answers to these bytes, to its end.
+    pub async fn answer(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut client = self.connect().await;
+        client.write_all(bytes).await.unwrap();
+        rest(&mut client).await
+    }
+
+    /// Waits until this many direct streams are open.
+    pub async fn streams(&self, count: usize) {
+        while self.shared.streams() != count {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+pub async fn rest(client: &mut TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    client.read_to_end(&mut all).await.unwrap();
+    all
+}
+
+pub fn header(protocol: Protocol, address: &str, port: u16) -> Vec<u8> {
+    let address: Address = address.parse().unwrap();
+    let mut out = Vec::new();
+    Header { request_id: uuid::Uuid::from_u128(7), protocol, port, address }.encode(&mut out);
+    out
+}
+
+/// A TCP target; what it does is up to the test.
+pub async fn target() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// A TCP target that sends back what it gets, on every connection.
+pub async fn echo() -> SocketAddr {
+    let (listener, address) = target().await;
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = socket.split();
+                tokio::io::copy(&mut read, &mut write).await.unwrap();
+                write.shutdown().await.unwrap();
+            });
+        }
+    });
+    address
+}
+
+/// A port on which nobody listens.
+pub async fn nobody() -> SocketAddr {
+    target().await.1
+}
+
+/// Bytes in which every place differs from its neighbours, so that a lost or moved piece shows.
+pub fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+/// A resolver that asks a server on this port of the loopback address; port 0 is nobody.
+pub fn names(port: u16, search: &[&str]) -> Resolver {
+    let mut server = NameServerConfig::udp("127.0.0.1".parse().unwrap());
+    server.connections[0].port = port;
+    let search = search.iter().map(|domain| Name::from_ascii(domain).unwrap()).collect();
+    let mut options = ResolverOpts::default();
+    options.ndots = 5;
+    Resolver::new(ResolverConfig::from_parts(None, search, vec![server]), options, Hosts::default())
+}
+
+/// What the name server does when asked for one name and family.
+#[derive(Clone)]
+pub enum Reply {
+    Address(IpAddr),
+    Nothing,
+    Silence,
+    Fail,
+}
+
+/// Starts a name server. Keys are `name/A` and `name/AAAA`; anything else does not exist.
+pub async fn name_server(replies: &[(&str, Reply)]) -> u16 {
+    let replies: HashMap<String, Reply> =
+        replies.iter().map(|(key, reply)| ((*key).to_owned(), reply.clone())).collect();
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let port = socket.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut buf = [0; 1500];
+        loop {
+            let (len, from) = socket.recv_from(&mut buf).await.unwrap();
+            if let Some(answer) = answer(&buf[..len], &replies) {
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        }
+    });
+    port
+}
+
+fn answer(query: &[u8], replies: &HashMap<String, Reply>) -> Option<Vec<u8>> {
+    let (mut at, mut labels) = (12, Vec::new());
+    while query[at] != 0 {
+        let end = at + 1 + usize::from(query[at]);
+        labels.push(String::from_utf8(query[at + 1..end].to_vec()).unwrap());
+        at = end;
+    }
+    let family = if query[at + 2] == 28 { "AAAA" } else { "A" };
+    let question = &query[12..at + 5];
+    let reply = replies.get(&format!("{}/{family}", labels.join(".")));
+    let (code, data) = match reply {
+        Some(Reply::Silence) => return None,
+        Some(Reply::Fail) => (2, None),
+        Some(Reply::Nothing) => (0, None),
+        Some(Reply::Address(IpAddr::V4(ip))) => (0, Some(ip.octets().to_vec())),
+        Some(Reply::Address(IpAddr::V6(ip))) => (0, Some(ip.octets().to_vec())),
+        None => (3, None),
+    };
+    let mut out = query[..2].to_vec();
+    out.extend([0x81, 0x80 | code, 0, 1, 0, u8::from(data.is_some()), 0, 0, 0, 0]);
+    out.extend(question);
+    if let Some(data) = data {
+        out.extend([0xc0, 12, 0, query[at + 2], 0, 1, 0, 0, 0, 30, 0, data.len() as u8]);
+        out.extend(data);
+    }
+    Some(out)
+}
