@@ -1,0 +1,396 @@
+//! One forwarded connection as a byte stream, in two halves that never wait for each other.
+//!
+//! The reader owns what it decodes; the writer's buffer is shared, because the reader has answers to send
+//! (pongs) and must not depend on somebody writing. Whoever has bytes in it may flush it: the lock is held
+//! for a non-blocking attempt only, and when the socket is full both halves are woken by its next change.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
+
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::framing::{
+    ConnectionError, Event, Inbound, MAX_OVERHEAD, MAX_PAYLOAD, Negotiated, Outbound, Reply,
+};
+
+/// Bytes read from the socket at a time.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// Room for answers beside a message. A peer that pings without reading loses its pongs, nothing else.
+const REPLY_ROOM: usize = 4096;
+
+/// What a connection runs over.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// A forwarded connection.
+///
+/// `shutdown` ends our direction and leaves the other open, except with [`Negotiated::WebSocketV4`], where
+/// it ends both and the reader reports [`ConnectionError::Closed`]. A read gives `Ok(0)` only after the far
+/// side's orderly end; anything else that ends the connection is an error, mostly a [`ConnectionError`].
+/// Writes are buffered like any other: `flush` to be sure that they are on their way.
+pub struct Connection {
+    read: ReadHalf,
+    write: WriteHalf,
+}
+
+impl Connection {
+    /// Runs a forward to `port` over `io`, an upgraded connection on which nothing was sent yet.
+    ///
+    /// # Errors
+    /// The system gives no random bytes.
+    pub fn new(io: impl Io, negotiated: Negotiated, port: u16) -> io::Result<Self> {
+        let (read_io, write_io) = tokio::io::split(Box::new(io) as Box<dyn Io>);
+        let mut outbox = Outbox {
+            io: write_io,
+            outbound: Outbound::new(negotiated),
+            buffer: vec![0; MAX_PAYLOAD + MAX_OVERHEAD + REPLY_ROOM].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            finished: false,
+            failed: None,
+        };
+        outbox.end = outbox.outbound.open(port, &mut outbox.buffer)?;
+        let wakers = Arc::new(Wakers::default());
+        let socket_waker = Waker::from(Arc::clone(&wakers));
+        let shared = Arc::new(Shared { outbox: Mutex::new(outbox), wakers, socket_waker });
+        let read = ReadHalf {
+            io: read_io,
+            inbound: Inbound::new(negotiated, port),
+            negotiated,
+            buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            owes: true,
+            over: None,
+            shared: Arc::clone(&shared),
+        };
+        Ok(Self { read, write: WriteHalf { shared } })
+    }
+
+    /// The two directions, for two tasks.
+    #[must_use]
+    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
+        (self.read, self.write)
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Connection").field("negotiated", &self.read.negotiated).finish_non_exhaustive()
+    }
+}
+
+/// What both halves share.
+struct Shared {
+    outbox: Mutex<Outbox>,
+    wakers: Arc<Wakers>,
+    /// Wakes both halves; the only waker the socket's write side ever sees.
+    socket_waker: Waker,
+}
+
+#[derive(Default)]
+struct Wakers {
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+}
+
+impl Wake for Wakers {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.reader.wake();
+        self.writer.wake();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Outbox> {
+        // A panic elsewhere leaves at worst a message half written, which the peer will refuse.
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, error: &ConnectionError) {
+        self.lock().failed.get_or_insert_with(|| error.clone());
+        self.wakers.writer.wake();
+    }
+}
+
+struct Outbox {
+    io: tokio::io::WriteHalf<Box<dyn Io>>,
+    outbound: Outbound,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    finished: bool,
+    failed: Option<ConnectionError>,
+}
+
+impl Outbox {
+    /// Writes what is buffered to the socket.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.start < self.end {
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.buffer[self.start..self.end]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.start += written;
+        }
+        (self.start, self.end) = (0, 0);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn reply(&mut self, reply: &Reply) {
+        // The longest answer is a pong of 125 bytes with its header.
+        if self.buffer.len() - self.end < 256 {
+            return;
+        }
+        // Without random bytes there is no pong; the next write reports it.
+        if let Ok(written) = self.outbound.reply(reply, &mut self.buffer[self.end..]) {
+            self.end += written;
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match &self.failed {
+            Some(error) => Err(error.clone().into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How the reading direction ended.
+#[derive(Clone)]
+enum Over {
+    Finished,
+    Failed(ConnectionError),
+}
+
+/// The receiving half of a [`Connection`].
+pub struct ReadHalf {
+    io: tokio::io::ReadHalf<Box<dyn Io>>,
+    inbound: Inbound,
+    negotiated: Negotiated,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// Answers of ours may still be in the outbox.
+    owes: bool,
+    over: Option<Over>,
+    shared: Arc<Shared>,
+}
+
+impl ReadHalf {
+    /// Moves buffered bytes to `target` until it is full, the buffer is used up or the connection is over.
+    fn decode(&mut self, target: &mut ReadBuf<'_>) {
+        while target.remaining() > 0 && self.over.is_none() {
+            let input = &self.buffer[self.start..self.end];
+            let (used, event) = match self.inbound.decode(input, target.remaining()) {
+                Ok(decoded) => decoded,
+                Err(error) => return self.fail(error),
+            };
+            self.start += used;
+            match event {
+                Event::NeedMore => return,
+                Event::Data(bytes) => target.put_slice(bytes),
+                Event::Finished => self.over = Some(Over::Finished),
+                Event::Reply(reply) => self.reply(&reply),
+                Event::Closed(control) => {
+                    let orderly = self.is_orderly(&control);
+                    self.reply(&Reply::Close(control));
+                    if orderly {
+                        self.over = Some(Over::Finished);
+                        return;
+                    }
+                    let (code, reason) = control.close_reason();
+                    return self.fail(ConnectionError::Closed { code, reason });
+                }
+            }
+        }
+    }
+
+    /// Whether a WebSocket close is the end of the forwarded bytes: only the channel protocol has no other
+    /// way to say it, and not when we closed first.
+    fn is_orderly(&self, control: &crate::websocket::Control) -> bool {
+        self.negotiated == Negotiated::WebSocketV4
+            && control.close_reason().0 == 1000
+            && !self.shared.lock().finished
+    }
+
+    fn reply(&mut self, reply: &Reply) {
+        self.shared.lock().reply(reply);
+        self.owes = true;
+    }
+
+    fn fail(&mut self, error: ConnectionError) {
+        self.shared.fail(&error);
+        self.over = Some(Over::Failed(error));
+    }
+
+    /// Sends answers if nobody else does; an error will show when reading.
+    fn poll_answers(&mut self, cx: &mut Context<'_>) {
+        if self.owes {
+            self.shared.wakers.reader.register(cx.waker());
+            let mut socket = Context::from_waker(&self.shared.socket_waker);
+            self.owes = self.shared.lock().poll_flush(&mut socket).is_pending();
+            if !self.owes {
+                self.shared.wakers.reader.take();
+            }
+        }
+    }
+}
+
+impl AsyncRead for ReadHalf {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if target.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let before = target.filled().len();
+        loop {
+            let this = &mut *self;
+            this.decode(target);
+            this.poll_answers(cx);
+            if target.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+            match &this.over {
+                Some(Over::Finished) => return Poll::Ready(Ok(())),
+                Some(Over::Failed(error)) => return Poll::Ready(Err(error.clone().into())),
+                None => {}
+            }
+            let mut chunk = ReadBuf::new(&mut this.buffer);
+            ready!(Pin::new(&mut this.io).poll_read(cx, &mut chunk))?;
+            (this.start, this.end) = (0, chunk.filled().len());
+            if this.end == 0 {
+                this.fail(ConnectionError::Lost);
+            }
+        }
+    }
+}
+
+/// The sending half of a [`Connection`].
+pub struct WriteHalf {
+    shared: Arc<Shared>,
+}
+
+impl WriteHalf {
+    /// Runs `attempt` on the outbox with a waker that this half can be found by.
+    fn poll<T>(
+        &self,
+        cx: &mut Context<'_>,
+        attempt: impl FnOnce(&mut Outbox, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        self.shared.wakers.writer.register(cx.waker());
+        let mut outbox = self.shared.lock();
+        outbox.check()?;
+        attempt(&mut outbox, &mut Context::from_waker(&self.shared.socket_waker))
+    }
+
+    fn poll_message<'a>(
+        &self,
+        cx: &mut Context<'_>,
+        pieces: impl Iterator<Item = &'a [u8]>,
+        length: usize,
+    ) -> Poll<io::Result<usize>> {
+        let length = length.min(MAX_PAYLOAD);
+        self.poll(cx, |outbox, cx| {
+            if outbox.finished {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if length == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            ready!(outbox.poll_drain(cx))?;
+            outbox.end = outbox.outbound.data(pieces, length, &mut outbox.buffer)?;
+            // Taken whatever becomes of this attempt: the rest goes with the next call.
+            match outbox.poll_drain(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                _ => Poll::Ready(Ok(length)),
+            }
+        })
+    }
+}
+
+impl AsyncWrite for WriteHalf {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_message(cx, std::iter::once(bytes), bytes.len())
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        self.poll_message(cx, pieces.iter().map(|piece| &**piece), length)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(cx, Outbox::poll_flush)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(cx, |outbox, cx| {
+            ready!(outbox.poll_drain(cx))?;
+            if !outbox.finished {
+                outbox.end = outbox.outbound.finish(&mut outbox.buffer)?;
+                outbox.finished = true;
+            }
+            outbox.poll_flush(cx)
+        })
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.read).poll_read(cx, target)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.write).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.write).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.write).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.write).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,202 @@
+//! Upgrading a request to the API server into a connection to a pod's port.
+
+use std::time::Duration;
+
+use futures_util::TryFutureExt as _;
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL};
+use http::header::{SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper_util::rt::TokioIo;
+use kube::client::Body;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::connection::Connection;
+use crate::error::{DialError, Target, Verb, refusal, transport};
+use crate::framing::Negotiated;
+use crate::websocket::{accept_for, request_key};
+
+/// How long a dial may take, both ways of upgrading together.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The most that is read of a refusal.
+const MAX_REFUSAL: usize = 64 * 1024;
+
+const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
+const V4_PROTOCOL: &str = "v4.channel.k8s.io";
+const SPDY_UPGRADE: &str = "SPDY/3.1";
+const SPDY_PROTOCOL: &str = "portforward.k8s.io";
+const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
+
+/// Which way of port-forwarding to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// WebSocket, the newest that the server knows; SPDY if the upgrade is refused.
+    #[default]
+    Auto,
+    /// SPDY tunnelled through WebSocket only.
+    WebSocket,
+    /// WebSocket with channel bytes only.
+    WebSocketV4,
+    /// SPDY only.
+    Spdy,
+}
+
+/// Port-forwards.
+#[derive(Debug)]
+pub struct PortForward;
+
+impl PortForward {
+    /// Connects to `port` of a pod through the API server, within [`DIAL_TIMEOUT`].
+    ///
+    /// Success means that the API server and the node agreed. Whether something listens on the port shows
+    /// on the connection: the node's complaint is a read error.
+    ///
+    /// Cancellation safe: a dropped dial closes what it opened.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn dial(
+        client: &kube::Client,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+        mode: Mode,
+    ) -> Result<(Connection, Negotiated), DialError> {
+        let dial = Dial { client, namespace, pod, port };
+        tokio::time::timeout(DIAL_TIMEOUT, dial.connect(mode))
+            .await
+            .unwrap_or(Err(DialError::TimedOut(DIAL_TIMEOUT)))
+    }
+}
+
+struct Dial<'a> {
+    client: &'a kube::Client,
+    namespace: &'a str,
+    pod: &'a str,
+    port: u16,
+}
+
+impl Dial<'_> {
+    async fn connect(&self, mode: Mode) -> Result<(Connection, Negotiated), DialError> {
+        for name in [self.namespace, self.pod] {
+            // Goes into the path: nothing but what a Kubernetes name may hold.
+            if name.is_empty() || !name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'.') {
+                return Err(DialError::ProtocolError(format!("{name:?} is no Kubernetes name")));
+            }
+        }
+        match mode {
+            Mode::Auto => {
+                self.websocket(&[TUNNEL_PROTOCOL, V4_PROTOCOL])
+                    .or_else(|first| async move {
+                        if !first.is_about_the_upgrade() {
+                            return Err(first);
+                        }
+                        tracing::debug!(error = %first, "no WebSocket, trying SPDY");
+                        self.spdy().await.map_err(|second| second.after(first))
+                    })
+                    .await
+            }
+            Mode::WebSocket => self.websocket(&[TUNNEL_PROTOCOL]).await,
+            Mode::WebSocketV4 => self.websocket(&[V4_PROTOCOL]).await,
+            Mode::Spdy => self.spdy().await,
+        }
+    }
+
+    fn request(&self, method: Method, query: &str) -> http::request::Builder {
+        let Self { namespace, pod, .. } = self;
+        Request::builder()
+            .method(method)
+            .uri(format!("/api/v1/namespaces/{namespace}/pods/{pod}/portforward{query}"))
+            .header(CONNECTION, "Upgrade")
+    }
+
+    async fn websocket(&self, offer: &[&str]) -> Result<(Connection, Negotiated), DialError> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)
+            .map_err(|error| DialError::ProtocolError(format!("no random bytes from the system: {error}")))?;
+        let key = request_key(random);
+        let request = self
+            .request(Method::GET, &format!("?ports={}", self.port))
+            .header(UPGRADE, "websocket")
+            .header(SEC_WEBSOCKET_VERSION, "13")
+            .header(SEC_WEBSOCKET_KEY, &key)
+            .header(SEC_WEBSOCKET_PROTOCOL, offer.join(", "));
+        let response = self.upgrade(request, Verb::Get, "websocket").await?;
+        let header = |name: HeaderName| text(response.headers(), &name);
+        if header(SEC_WEBSOCKET_ACCEPT) != Some(accept_for(&key).as_str()) {
+            return Err(DialError::ProtocolError("Sec-WebSocket-Accept does not fit the key".to_owned()));
+        }
+        let negotiated = match header(SEC_WEBSOCKET_PROTOCOL) {
+            Some(chosen) if !offer.contains(&chosen) => {
+                return Err(DialError::ProtocolError(format!("subprotocol {chosen:?} was never offered")));
+            }
+            Some(TUNNEL_PROTOCOL) => Negotiated::WebSocket,
+            Some(_) => Negotiated::WebSocketV4,
+            None => return Err(DialError::ProtocolError("the server chose no subprotocol".to_owned())),
+        };
+        self.open(response, negotiated).await
+    }
+
+    async fn spdy(&self) -> Result<(Connection, Negotiated), DialError> {
+        let request = self
+            .request(Method::POST, "")
+            .header(UPGRADE, SPDY_UPGRADE)
+            .header(STREAM_PROTOCOL, SPDY_PROTOCOL);
+        let response = self.upgrade(request, Verb::Create, SPDY_UPGRADE).await?;
+        // Servers older than the header choose the only protocol there is.
+        match text(response.headers(), &STREAM_PROTOCOL) {
+            Some(SPDY_PROTOCOL) | None => self.open(response, Negotiated::Spdy).await,
+            Some(other) => {
+                Err(DialError::ProtocolError(format!("stream protocol {other:?} was never offered")))
+            }
+        }
+    }
+
+    /// Sends the request; anything but a switch to `protocol` is an error.
+    async fn upgrade(
+        &self,
+        request: http::request::Builder,
+        verb: Verb,
+        protocol: &str,
+    ) -> Result<Response<Body>, DialError> {
+        let request = request
+            .body(Body::empty())
+            .map_err(|error| DialError::ProtocolError(format!("cannot form the request: {error}")))?;
+        let response = self.client.send(request).await.map_err(|error| transport(&error))?;
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let switched = text(response.headers(), &UPGRADE);
+            if switched.is_some_and(|name| name.eq_ignore_ascii_case(protocol)) {
+                return Ok(response);
+            }
+            return Err(DialError::ProtocolError(format!("switched to {switched:?} instead of {protocol}")));
+        }
+        // A refusal that cannot be read whole is still a refusal.
+        let body = Limited::new(response.into_body(), MAX_REFUSAL)
+            .collect()
+            .await
+            .map(|body| body.to_bytes())
+            .unwrap_or_default();
+        let target = Target { namespace: self.namespace, pod: self.pod };
+        Err(refusal(status, &body, verb, target))
+    }
+
+    async fn open(
+        &self,
+        response: Response<Body>,
+        negotiated: Negotiated,
+    ) -> Result<(Connection, Negotiated), DialError> {
+        let io = hyper::upgrade::on(response)
+            .await
+            .map_err(|error| DialError::Unreachable(crate::error::chain(&error)))?;
+        let unreachable = |error: std::io::Error| DialError::Unreachable(error.to_string());
+        let mut connection = Connection::new(TokioIo::new(io), negotiated, self.port).map_err(unreachable)?;
+        connection.flush().await.map_err(unreachable)?;
+        Ok((connection, negotiated))
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
