@@ -264,10 +264,6 @@ fn clear(plan: &Plan) -> Result<()> {
     if plan.folder.exists() {
         fs::remove_dir_all(&plan.folder).with_context(|| format!("remove {}", plan.folder.display()))?;
     }
-    // Ours only when empty; other software keeps its things there.
-    for (place, _) in sandbox::FIXED_FOLDERS {
-        let _ = fs::remove_dir(place);
-    }
     Ok(())
 }
 

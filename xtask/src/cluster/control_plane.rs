@@ -60,9 +60,10 @@ pub(crate) fn wait_for_api_server(plan: &Plan, sandbox: &Sandbox) -> Result<()> 
     Ok(())
 }
 
-/// Ends the API server as an orderly shutdown does.
+/// Ends the API server as an orderly shutdown does. With watches open it would take a minute; what
+/// then follows in a real cluster is the supervisor's SIGKILL.
 pub(crate) fn stop_api_server(sandbox: &Sandbox) -> Result<()> {
-    sandbox.stop_service(API_SERVER, Signal::TERM, Duration::from_secs(20))
+    sandbox.stop_service(API_SERVER, Signal::TERM, Duration::from_secs(5))
 }
 
 /// Ends the API server as a crash does.

@@ -84,7 +84,10 @@ pub(crate) fn set_path(sandbox: &Sandbox, path: Path) -> Result<()> {
     let action = match path {
         Path::Heal => String::new(),
         Path::Cut => format!("iptables -w -A {CHAIN} -j DROP"),
-        Path::Reset => format!("iptables -w -A {CHAIN} -p tcp -j REJECT --reject-with tcp-reset"),
+        // The resets themselves have to get through.
+        Path::Reset => {
+            format!("iptables -w -A {CHAIN} -p tcp ! --tcp-flags RST RST -j REJECT --reject-with tcp-reset")
+        }
         Path::Loss { percent } if (0.0..=100.0).contains(&percent) => format!(
             "iptables -w -A {CHAIN} -m statistic --mode random --probability {:.6} -j DROP",
             percent / 100.0

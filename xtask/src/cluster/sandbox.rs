@@ -91,15 +91,32 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// Host name and private copies of the folders that runtimes write to at fixed places.
+    /// Host name, and private folders at the places that runtimes write to whatever their settings
+    /// say. Nothing is made at those places on the machine itself: removing such a folder later
+    /// would take the mount on it from every other cluster.
     fn furnish(&self) -> Result<()> {
-        let mut script = String::from("set -e\nmount -t tmpfs -o mode=0755 tmpfs /run\n");
-        script.push_str(&format!("hostname {}\n", self.plan.node()));
+        let folder = self.plan.folder.display();
+        let mut script = format!(
+            "set -e
+             hostname {node}
+             mount -t tmpfs -o mode=0755 tmpfs /run
+             mkdir -p /run/node/folder /run/node/upper /run/node/work
+             mount --bind {folder} /run/node/folder
+             mount -t overlay -o lowerdir=/var/lib,upperdir=/run/node/upper,workdir=/run/node/work node /var/lib
+             mount --bind /run/node/folder {folder}
+            ",
+            node = self.plan.node()
+        );
         for (place, own) in FIXED_FOLDERS {
             let own = self.plan.path(own);
             fs::create_dir_all(&own)?;
-            fs::create_dir_all(place)?;
-            script.push_str(&format!("mount --bind {} {place}\n", own.display()));
+            script.push_str(&format!("mkdir -p {place}\nmount --bind {} {place}\n", own.display()));
+        }
+        for (number, (file, value)) in KUBELET_SETTINGS.iter().enumerate() {
+            let own = format!("/run/node/setting-{number}");
+            script.push_str(&format!(
+                "if [ -e {file} ]; then echo {value} >{own}; mount --bind {own} {file}; fi\n"
+            ));
         }
         script.push_str("mount --make-rshared /\n");
         shell::output(self.enter("sh").args(["-c", &script])).context("prepare the node's mounts")?;
@@ -199,8 +216,18 @@ impl Sandbox {
 
 /// Folders that kubelet, containerd and CNI use whatever their settings say, and what stands for
 /// them on the node.
-pub(crate) const FIXED_FOLDERS: [(&str, &str); 3] =
+const FIXED_FOLDERS: [(&str, &str); 3] =
     [("/var/log", "var/log"), ("/var/lib/cni", "var/cni"), ("/var/lib/kubelet", "var/kubelet")];
+
+/// Settings of the whole machine that kubelet changes where it finds other values: it is shown these.
+const KUBELET_SETTINGS: [(&str, u32); 6] = [
+    ("/proc/sys/vm/overcommit_memory", 1),
+    ("/proc/sys/vm/panic_on_oom", 0),
+    ("/proc/sys/kernel/panic", 10),
+    ("/proc/sys/kernel/panic_on_oops", 1),
+    ("/proc/sys/kernel/keys/root_maxkeys", 1_000_000),
+    ("/proc/sys/kernel/keys/root_maxbytes", 25_000_000),
+];
 
 fn send(pid: u32, signal: Signal) -> Result<()> {
     let id =
