@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use crate::budget::Budget;
 use crate::dial::Dialer;
 use crate::listen;
 use crate::resolve::Resolver;
@@ -28,8 +27,6 @@ pub struct Shared {
     pub dialer: Dialer,
     /// All UDP flows.
     pub flows: Flows,
-    /// Bytes that direct streams hold for a slow client or target.
-    pub held: Budget,
     /// The agent's limits.
     pub limits: Limits,
     /// Every connection's task. Awaited at the end.
@@ -111,7 +108,6 @@ impl Agent {
         let shared = Shared {
             dialer: Dialer::new(resolver, limits.clone()),
             flows: Flows::new(limits.flows),
-            held: Budget::new(limits.direct_bytes),
             limits,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),

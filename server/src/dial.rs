@@ -11,7 +11,7 @@ use relay_protocol::{Address, Status};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{sleep, timeout};
 
-use crate::budget::{Budget, Share};
+use crate::budget::{KernelBuffers, Share};
 use crate::resolve::Resolver;
 use crate::settings::Limits;
 
@@ -63,13 +63,13 @@ pub fn status_of(error: &io::Error) -> Status {
 pub struct Dialer {
     resolver: Resolver,
     limits: Limits,
-    kernel: Budget,
+    kernel: KernelBuffers,
 }
 
 impl Dialer {
     /// Resolves with `resolver`, within the times of `limits`.
     pub fn new(resolver: Resolver, limits: Limits) -> Self {
-        let kernel = Budget::new(limits.kernel_bytes);
+        let kernel = KernelBuffers::new(limits.kernel_bytes);
         Self { resolver, limits, kernel }
     }
 

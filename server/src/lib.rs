@@ -11,5 +11,4 @@ pub mod listen;
 pub mod log;
 pub mod resolve;
 pub mod settings;
-pub mod splice;
 pub mod udp;

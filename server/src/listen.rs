@@ -132,7 +132,7 @@ async fn greet(client: &TcpStream, shared: &Shared) -> io::Result<Greeting> {
 async fn serve(client: TcpStream, greeting: Greeting, shared: &Shared) {
     match greeting {
         Greeting::Nothing => {}
-        Greeting::Malformed(code) => direct::refuse(&client, code).await,
+        Greeting::Malformed(code) => direct::refuse(client, code).await,
         Greeting::Direct(request, early) => {
             let _busy = shared.enter();
             direct::serve(client, request, early, shared).await;

@@ -79,7 +79,7 @@ impl Resolver {
                 Ok(addresses) if !addresses.is_empty() => return Ok(addresses),
                 Ok(_) => {}
                 Err(NetError::Timeout) => {
-                    failure = DialError::new(Status::ResolveTimedOut, "no answer from the name servers")
+                    failure = DialError::new(Status::ResolveTimedOut, "no answer from the name servers");
                 }
                 Err(error) if error.is_no_records_found() || error.is_nx_domain() => {}
                 // An answer may still come for the next candidate; if not, this is why.

@@ -138,8 +138,6 @@ pub struct Limits {
     pub direct_streams: usize,
     /// UDP flows at the same time; then the one that has been quiet for longest goes.
     pub flows: usize,
-    /// Bytes that direct streams and flows may hold while the next hop is slow.
-    pub direct_bytes: usize,
     /// Bytes of kernel buffers that target sockets share.
     pub kernel_bytes: usize,
 }
@@ -152,9 +150,8 @@ impl Default for Limits {
             resolve: Duration::from_secs(10),
             connect: Duration::from_secs(10),
             stagger: Duration::from_millis(250),
-            direct_streams: 1024,
+            direct_streams: 512,
             flows: 1024,
-            direct_bytes: 8 << 20,
             kernel_bytes: 32 << 20,
         }
     }

@@ -4,11 +4,10 @@
 //! a question to a name server, and otherwise after two minutes. The clock is read per packet, the timer is not set.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,8 +46,7 @@ pub trait FlowPeer: Send {
 pub struct Flows {
     limit: usize,
     start: Instant,
-    live: Mutex<HashMap<u64, Arc<Entry>>>,
-    next: AtomicU64,
+    live: Mutex<Vec<Arc<Entry>>>,
 }
 
 #[derive(Default)]
@@ -61,65 +59,53 @@ struct Entry {
 impl Flows {
     /// At most `limit` at the same time.
     pub fn new(limit: usize) -> Self {
-        Self { limit, start: Instant::now(), live: Mutex::default(), next: AtomicU64::new(0) }
+        Self { limit, start: Instant::now(), live: Mutex::default() }
     }
 
     /// How many flows there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.live().len()
-    }
-
-    /// True where there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Carries datagrams both ways until the flow is over, and says why.
     pub async fn run(&self, peer: &mut impl FlowPeer, socket: &UdpSocket) -> Status {
-        let (_leave, entry) = self.enter();
+        let entry = self.enter();
         tokio::select! {
-            status = carry(peer, socket, || self.touch(&entry)) => status,
-            () = entry.evicted.cancelled() => Status::TooManyStreams,
+            status = carry(peer, socket, || self.touch(&entry.1)) => status,
+            () = entry.1.evicted.cancelled() => Status::TooManyStreams,
         }
     }
 
-    fn enter(&self) -> (Leave<'_>, Arc<Entry>) {
+    fn enter(&self) -> Entered<'_> {
         let entry = Arc::new(Entry::default());
         self.touch(&entry);
-        let key = self.next.fetch_add(1, Ordering::Relaxed);
         let mut live = self.live();
-        if live.len() >= self.limit {
-            let quietest = live.iter().min_by_key(|(key, entry)| (entry.last.load(Ordering::Relaxed), **key));
-            if let Some(key) = quietest.map(|(key, _)| *key)
-                && let Some(quietest) = live.remove(&key)
-            {
-                debug!(flows = self.limit, "too many UDP flows: the one that was quiet for longest ends");
-                quietest.evicted.cancel();
-            }
+        if live.len() >= self.limit
+            && let Some(quietest) = (0..live.len()).min_by_key(|&at| live[at].last.load(Ordering::Relaxed))
+        {
+            debug!(flows = self.limit, "too many UDP flows: the one that was quiet for longest ends");
+            live.remove(quietest).evicted.cancel();
         }
-        live.insert(key, entry.clone());
-        (Leave { flows: self, key }, entry)
+        live.push(entry.clone());
+        Entered(self, entry)
     }
 
     fn touch(&self, entry: &Entry) {
         entry.last.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    fn live(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
-        // Nothing done under the lock can leave the map half changed.
+    fn live(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
+        // Nothing done under the lock can leave the list half changed.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Removes a flow's entry when its future ends or is dropped.
-struct Leave<'a> {
-    flows: &'a Flows,
-    key: u64,
-}
+struct Entered<'a>(&'a Flows, Arc<Entry>);
 
-impl Drop for Leave<'_> {
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        self.flows.live().remove(&self.key);
+        self.0.live().retain(|entry| !Arc::ptr_eq(entry, &self.1));
     }
 }
 
@@ -268,7 +254,7 @@ mod tests {
             to_target.send(Bytes::from_static(b"again")).unwrap();
         };
         let (status, ()) = tokio::join!(flows.run(&mut peer, &socket), later);
-        assert_eq!((status, flows.len()), (Status::Ok, 0));
+        assert_eq!((status, flows.count()), (Status::Ok, 0));
         assert_eq!(start.elapsed().as_secs(), 50);
     }
 
@@ -309,12 +295,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn at_the_limit_the_flow_that_was_quiet_for_longest_goes() {
         let flows = Flows::new(2);
-        let (_first, a) = flows.enter();
-        let (_second, b) = flows.enter();
+        let (a, b) = (flows.enter(), flows.enter());
         tokio::time::sleep(Duration::from_secs(1)).await;
-        flows.touch(&a);
-        let (_third, c) = flows.enter();
-        assert_eq!([a, b, c].map(|entry| entry.evicted.is_cancelled()), [false, true, false]);
-        assert_eq!(flows.len(), 2);
+        flows.touch(&a.1);
+        let c = flows.enter();
+        assert_eq!([&a, &b, &c].map(|flow| flow.1.evicted.is_cancelled()), [false, true, false]);
+        assert_eq!(flows.count(), 2);
     }
 }

@@ -17,18 +17,18 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub const OK: u8 = 1;
+pub(crate) const OK: u8 = 1;
 
 /// An agent that serves.
-pub struct Running {
-    pub address: SocketAddr,
-    pub shared: Arc<Shared>,
-    pub stop: Option<oneshot::Sender<()>>,
-    pub exit: JoinHandle<Exit>,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) stop: Option<oneshot::Sender<()>>,
+    pub(crate) exit: JoinHandle<Exit>,
 }
 
 impl Running {
-    pub async fn with(settings: Settings, limits: Limits, resolver: Resolver) -> Self {
+    pub(crate) async fn with(settings: Settings, limits: Limits, resolver: Resolver) -> Self {
         let listeners = listen::bind(0).await.unwrap();
         let address = listeners[0].local_addr().unwrap();
         let agent = Agent::new(listeners, &settings, limits, resolver);
@@ -38,54 +38,54 @@ impl Running {
         Self { address, shared, stop: Some(stop), exit }
     }
 
-    pub async fn with_limits(limits: Limits) -> Self {
+    pub(crate) async fn with_limits(limits: Limits) -> Self {
         Self::with(Settings::default(), limits, names(0, &[])).await
     }
 
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with_limits(Limits::default()).await
     }
 
-    pub async fn connect(&self) -> TcpStream {
+    pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
     /// Connects and sends a header.
-    pub async fn open(&self, protocol: Protocol, address: &str, port: u16) -> TcpStream {
+    pub(crate) async fn open(&self, protocol: Protocol, address: &str, port: u16) -> TcpStream {
         let mut client = self.connect().await;
         client.write_all(&header(protocol, address, port)).await.unwrap();
         client
     }
 
     /// Opens a stream that is expected to reach its target.
-    pub async fn open_ok(&self, protocol: Protocol, target: SocketAddr) -> TcpStream {
+    pub(crate) async fn open_ok(&self, protocol: Protocol, target: SocketAddr) -> TcpStream {
         let mut client = self.open(protocol, &target.ip().to_string(), target.port()).await;
         assert_eq!(client.read_u8().await.unwrap(), OK);
         client
     }
 
     /// Everything the agent answers to these bytes, to its end.
-    pub async fn answer(&self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) async fn answer(&self, bytes: &[u8]) -> Vec<u8> {
         let mut client = self.connect().await;
         client.write_all(bytes).await.unwrap();
         rest(&mut client).await
     }
 
     /// Waits until this many direct streams are open.
-    pub async fn streams(&self, count: usize) {
+    pub(crate) async fn streams(&self, count: usize) {
         while self.shared.streams() != count {
             tokio::task::yield_now().await;
         }
     }
 }
 
-pub async fn rest(client: &mut TcpStream) -> Vec<u8> {
+pub(crate) async fn rest(client: &mut TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     client.read_to_end(&mut all).await.unwrap();
     all
 }
 
-pub fn header(protocol: Protocol, address: &str, port: u16) -> Vec<u8> {
+pub(crate) fn header(protocol: Protocol, address: &str, port: u16) -> Vec<u8> {
     let address: Address = address.parse().unwrap();
     let mut out = Vec::new();
     Header { request_id: uuid::Uuid::from_u128(7), protocol, port, address }.encode(&mut out);
@@ -93,14 +93,14 @@ pub fn header(protocol: Protocol, address: &str, port: u16) -> Vec<u8> {
 }
 
 /// A TCP target; what it does is up to the test.
-pub async fn target() -> (TcpListener, SocketAddr) {
+pub(crate) async fn target() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
 
 /// A TCP target that sends back what it gets, on every connection.
-pub async fn echo() -> SocketAddr {
+pub(crate) async fn echo() -> SocketAddr {
     let (listener, address) = target().await;
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
@@ -115,17 +115,17 @@ pub async fn echo() -> SocketAddr {
 }
 
 /// A port on which nobody listens.
-pub async fn nobody() -> SocketAddr {
+pub(crate) async fn nobody() -> SocketAddr {
     target().await.1
 }
 
 /// Bytes in which every place differs from its neighbours, so that a lost or moved piece shows.
-pub fn pattern(len: usize) -> Vec<u8> {
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
 
 /// A resolver that asks a server on this port of the loopback address; port 0 is nobody.
-pub fn names(port: u16, search: &[&str]) -> Resolver {
+pub(crate) fn names(port: u16, search: &[&str]) -> Resolver {
     let mut server = NameServerConfig::udp("127.0.0.1".parse().unwrap());
     server.connections[0].port = port;
     let search = search.iter().map(|domain| Name::from_ascii(domain).unwrap()).collect();
@@ -136,7 +136,7 @@ pub fn names(port: u16, search: &[&str]) -> Resolver {
 
 /// What the name server does when asked for one name and family.
 #[derive(Clone)]
-pub enum Reply {
+pub(crate) enum Reply {
     Address(IpAddr),
     Nothing,
     Silence,
@@ -144,7 +144,7 @@ pub enum Reply {
 }
 
 /// Starts a name server. Keys are `name/A` and `name/AAAA`; anything else does not exist.
-pub async fn name_server(replies: &[(&str, Reply)]) -> u16 {
+pub(crate) async fn name_server(replies: &[(&str, Reply)]) -> u16 {
     let replies: HashMap<String, Reply> =
         replies.iter().map(|(key, reply)| ((*key).to_owned(), reply.clone())).collect();
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
