@@ -143,6 +143,8 @@ pub enum Event {
     Readable(StreamKey),
     /// There is room to write, or a reset.
     Writable(StreamKey),
+    /// The stream was reset, by either end or with the session.
+    Reset(StreamKey),
     /// The peer began a flow, and its first datagram is there.
     FlowOpened(FlowKey),
     /// There is a datagram to read, or the flow was closed.
@@ -327,16 +329,11 @@ pub struct Session {
 }
 
 impl Session {
-    fn new(role: Role, config: Config, id: SessionId, secret: Secret, now: Instant) -> Option<Self> {
-        let mut received = Share::new(config.receive_pool.clone());
-        let mut sending = Share::new(config.send_pool.clone());
+    fn new(role: Role, config: Config, id: SessionId, secret: Secret, now: Instant) -> Self {
+        let received = Share::new(config.receive_pool.clone());
+        let sending = Share::new(config.send_pool.clone());
         let allowed = if role == Role::Agent { FIRST_STREAMS.min(config.max_streams) } else { 0 };
-        if !sending.try_reserve(SEND_FLOOR.min(config.send_pool.limit() / 4))
-            || !received.try_reserve((allowed * config.initial_credit) as usize)
-        {
-            return None;
-        }
-        Some(Self {
+        Self {
             role,
             id,
             secret,
@@ -386,7 +383,14 @@ impl Session {
             stats: Stats::default(),
             token: 0,
             config,
-        })
+        }
+    }
+
+    /// Reserves what the session must have; false where the pools are too full.
+    fn reserve_floors(&mut self) -> bool {
+        let send = SEND_FLOOR.min(self.sending.limit() / 4);
+        let receive = self.allowed * self.config.initial_credit;
+        self.sending.try_reserve(send) && self.received.try_reserve(receive as usize)
     }
 
     /// What happened since the last call, oldest first.
@@ -628,9 +632,20 @@ impl Session {
             self.release_send(freed);
             self.queue_control(key);
         }
+        self.tell_reset(key);
+        self.remove_if_over(key);
+    }
+
+    fn tell_reset(&mut self, key: StreamKey) {
         self.wake_reader(key);
         self.wake_writer(key);
-        self.remove_if_over(key);
+        self.events.push_back(Event::Reset(key));
+    }
+
+    /// With which status the stream was reset, whether or not bytes sent before it are still to be read.
+    pub fn reset_status(&self, key: StreamKey) -> Option<Status> {
+        let Some(stream) = self.streams.get(key.0) else { return Some(Status::Aborted) };
+        stream.reset_in.or(stream.reset_out.map(|(status, ..)| status))
     }
 
     /// The program has no more use for the stream. One that isn't over in both directions is reset.
@@ -743,8 +758,13 @@ impl Session {
         self.goodbye_acked
     }
 
+    /// Gives the session up without a word to the peer, which is known to be gone.
+    pub fn abandon(&mut self, status: Status, text: &str) {
+        self.end(status, text);
+    }
+
     /// Ends everything at this end; says nothing to the peer.
-    pub(crate) fn end(&mut self, status: Status, text: &str) {
+    fn end(&mut self, status: Status, text: &str) {
         if self.ended.is_some() {
             return;
         }
@@ -758,8 +778,7 @@ impl Session {
             stream.recv.discard();
             let freed = stream.send.discard();
             self.release_send(freed);
-            self.wake_reader(key);
-            self.wake_writer(key);
+            self.tell_reset(key);
             self.remove_if_over(key);
         }
         self.end_flows(status);

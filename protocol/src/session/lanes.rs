@@ -18,8 +18,11 @@ const STRIPE_FROM: Duration = Duration::from_millis(5);
 
 impl Session {
     /// A client's end. `id` and `secret` are random.
-    pub fn client(config: Config, id: SessionId, secret: Secret, now: Instant) -> Option<Self> {
-        Self::new(Role::Client, config, id, secret, now)
+    pub fn client(config: Config, id: SessionId, secret: Secret, now: Instant) -> Self {
+        let mut session = Self::new(Role::Client, config, id, secret, now);
+        // Without its floor a client waits for what its other sessions free.
+        session.reserve_floors();
+        session
     }
 
     /// An agent's end, made from a hello that creates a session, and the welcome that answers it.
@@ -35,9 +38,10 @@ impl Session {
         let Request::Create { secret } = &hello.request else {
             return Err(Welcome::refusal(Status::AgentLost, instance));
         };
-        let Some(mut session) = Self::new(Role::Agent, config, hello.session, secret.clone(), now) else {
+        let mut session = Self::new(Role::Agent, config, hello.session, secret.clone(), now);
+        if !session.reserve_floors() {
             return Err(Welcome::refusal(Status::TooManyStreams, instance));
-        };
+        }
         session.instance = Some(instance);
         session.peer_initial_credit = hello.initial_credit;
         session.add_lane(hello.lane, now);

@@ -45,8 +45,10 @@ impl Session {
                 break Err(malformed);
             }
         };
+        // The peer waits for the answer to its GOODBYE.
+        let delay = if self.ended.is_some() { Duration::ZERO } else { ACK_DELAY };
         if let Some(lane) = self.lane(lane) {
-            lane.received_frames(now, taken as u64, eliciting as u64, ACK_DELAY);
+            lane.received_frames(now, taken as u64, eliciting as u64, delay);
         }
         if let Err(malformed) = &result {
             self.goodbye(Status::Unknown, &format!("malformed: {malformed}"));
@@ -205,8 +207,7 @@ impl Session {
             // The program never heard of it.
             stream.released = true;
         } else if stream.announced {
-            self.wake_reader(key);
-            self.wake_writer(key);
+            self.tell_reset(key);
         }
         self.remove_if_over(key);
         Ok(())

@@ -94,4 +94,16 @@ impl Session {
     pub fn is_connected(&self) -> bool {
         self.instance.is_some() && self.lanes.iter().any(|lane| !lane.suspect)
     }
+
+    /// Whether a lane's transport may be closed: the session is over, and both ends know.
+    pub fn is_done_with(&self, id: u64) -> bool {
+        match self.lanes.iter().find(|lane| lane.id == id) {
+            None => true,
+            Some(lane) => {
+                self.ended.is_some()
+                    && (self.goodbye.is_none() || self.goodbye_acked)
+                    && lane.eliciting() == 0
+            }
+        }
+    }
 }

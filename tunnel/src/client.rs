@@ -1,0 +1,440 @@
+//! The client's end of a session: dials lanes, keeps them, opens streams and flows.
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use relay_protocol::hello::{Secret, SessionId, Welcome};
+use relay_protocol::pool::Pool;
+use relay_protocol::session::{Config, OpenError, Session as Core};
+use relay_protocol::{Header, Status};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use crate::clock::SleepWatch;
+use crate::flow::TunnelFlow;
+use crate::lane::{self, LaneIo, ReadBuffer};
+use crate::shared::{Notice, Shared};
+use crate::stream::TunnelStream;
+
+/// How often the clocks are compared and the number of lanes is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// Time limit for one dial, hello and welcome included.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// Refusals that may pass (a starting API server refuses everybody) are final after this long of nothing else.
+const FINAL_AFTER: Duration = Duration::from_secs(15);
+/// For this long attempts follow each other within [`SOON`], later within [`LATER`].
+const EAGER: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(2);
+const LATER: Duration = Duration::from_secs(10);
+/// How long the lanes of a session that has ended may take to leave.
+const LEAVE: Duration = Duration::from_secs(1);
+
+/// Why there is no lane.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct DialError {
+    /// For people.
+    pub message: String,
+    /// Refused by the API server (401, 403, 404): final at the first dial, and after 15 s of nothing else later.
+    pub fatal: bool,
+    /// The agent itself is gone, so the session is lost.
+    pub gone: bool,
+}
+
+/// How to get one more lane to the agent.
+pub trait Dialer: Send + 'static {
+    /// The transport.
+    type Io: LaneIo;
+
+    /// Connects once. Dropping the future gives the attempt up.
+    fn dial(&mut self) -> impl Future<Output = Result<Self::Io, DialError>> + Send;
+}
+
+/// Limits and times of a client's session. Clones share the pools.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Most bulk lanes, 1 to 15.
+    pub lanes: usize,
+    /// A lane that brought nothing for this long is asked for a sign of life; zero never asks.
+    pub ping: Duration,
+    /// A lane with something outstanding that brought nothing for this long is given up.
+    pub dead_after: Duration,
+    /// How long a session without lanes lives while it has streams.
+    pub session_life: Duration,
+    /// Budget for what arrived and was not taken.
+    pub receive_pool: Pool,
+    /// Budget for what was written and is not acknowledged.
+    pub send_pool: Pool,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        let core = Config::client();
+        Self {
+            lanes: core.lanes,
+            ping: core.ping.unwrap_or_default(),
+            dead_after: core.dead_after,
+            session_life: core.life,
+            receive_pool: core.receive_pool,
+            send_pool: core.send_pool,
+        }
+    }
+}
+
+impl ClientConfig {
+    fn core(&self) -> Config {
+        Config {
+            lanes: self.lanes.clamp(1, 15),
+            ping: Some(self.ping).filter(|ping| !ping.is_zero()),
+            dead_after: self.dead_after,
+            life: self.session_life,
+            receive_pool: self.receive_pool.clone(),
+            send_pool: self.send_pool.clone(),
+            ..Config::client()
+        }
+    }
+}
+
+/// How the session does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No lane yet.
+    Connecting {
+        /// Why the last attempt failed, if there was one.
+        reason: Option<String>,
+    },
+    /// Traffic flows.
+    Ready,
+    /// No lane works; streams wait.
+    Reconnecting {
+        /// Since when.
+        since: Instant,
+        /// Why.
+        reason: String,
+    },
+    /// The agent takes no new streams and will end after this time.
+    Draining {
+        /// How long streams may go on.
+        grace: Duration,
+    },
+    /// There is no way back: a new session is needed, and perhaps a new agent.
+    Lost {
+        /// Why.
+        reason: String,
+        /// The agent itself is gone.
+        gone: bool,
+    },
+}
+
+/// A session with an agent. Clones share it.
+#[derive(Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+    state: watch::Receiver<State>,
+}
+
+impl Session {
+    /// Starts a session, which dials at once and for as long as it lives. To be called within a runtime.
+    pub fn start<D: Dialer>(config: &ClientConfig, dialer: D) -> (Self, watch::Receiver<State>) {
+        let (mut id, mut secret) = ([0; 16], [0; 32]);
+        let random = getrandom::fill(&mut id).and_then(|()| getrandom::fill(&mut secret));
+        let core = Core::client(config.core(), SessionId(id), Secret(secret), Instant::now().into_std());
+        let (sender, state) = watch::channel(State::Connecting { reason: None });
+        let shared = Shared::new(core);
+        if let Err(error) = random {
+            shared.with(|state, _| {
+                state.session.abandon(Status::Unknown, &format!("no random numbers: {error}"));
+            });
+        }
+        tokio::spawn(shared.clone().run_timer());
+        let manager = Manager {
+            shared: shared.clone(),
+            dialer: Arc::new(Mutex::new(dialer)),
+            state: sender,
+            lanes: JoinSet::new(),
+            down_since: Instant::now(),
+            fatal_since: None,
+            reason: None,
+            gone: false,
+            welcomed: false,
+            draining: None,
+            failures: 0,
+        };
+        tokio::spawn(manager.run());
+        (Self { shared, state: state.clone() }, state)
+    }
+
+    /// How the session does.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// Opens a stream without waiting for the agent's answer. Waits only while there is no session yet or the
+    /// agent's limit of streams is met; cancel-safe.
+    ///
+    /// # Errors
+    /// Why there will be no stream.
+    pub async fn open(&self, header: Header) -> Result<TunnelStream, Status> {
+        let mut first = Vec::with_capacity(header.encoded_len());
+        header.encode(&mut first);
+        let first = Bytes::from(first);
+        let key = poll_fn(|cx| {
+            self.shared.with(|state, _| match state.session.open() {
+                Ok(key) => Poll::Ready(state.session.write(key, &first).map(|_| key)),
+                Err(error) => refusal(error).map_or_else(
+                    || {
+                        state.wait_open(cx.waker());
+                        Poll::Pending
+                    },
+                    |status| Poll::Ready(Err(status)),
+                ),
+            })
+        })
+        .await?;
+        Ok(TunnelStream::new(self.shared.clone(), key, header, true))
+    }
+
+    /// Opens a flow. Waits as [`Session::open`] does.
+    ///
+    /// # Errors
+    /// Why there will be no flow.
+    pub async fn open_flow(&self, header: Header) -> Result<TunnelFlow, Status> {
+        let mut encoded = Vec::with_capacity(header.encoded_len());
+        header.encode(&mut encoded);
+        let encoded = Bytes::from(encoded);
+        let key = poll_fn(|cx| {
+            self.shared.with(|state, now| match state.session.open_flow(now, encoded.clone()) {
+                Ok(key) => Poll::Ready(Ok(key)),
+                Err(error) => match refusal(error) {
+                    Some(status) => Poll::Ready(Err(status)),
+                    None => {
+                        state.wait_open(cx.waker());
+                        Poll::Pending
+                    }
+                },
+            })
+        })
+        .await?;
+        Ok(TunnelFlow::new(self.shared.clone(), key, header))
+    }
+
+    /// Ends the session: resets its streams, tells the agent, and waits until it knows or `grace` has passed.
+    pub async fn close(&self, grace: Duration) {
+        self.shared.with(|state, _| state.session.goodbye(Status::Ok, "the client has left"));
+        let _ = timeout(grace, self.shared.stop.cancelled()).await;
+        self.shared.stop.cancel();
+    }
+
+    /// Gives the session up without a word: its agent is known to be gone.
+    pub fn abandon(&self, reason: &str) {
+        self.shared.with(|state, _| state.session.abandon(Status::AgentLost, reason));
+    }
+}
+
+/// The status for an error that won't pass.
+fn refusal(error: OpenError) -> Option<Status> {
+    match error {
+        OpenError::Wait => None,
+        OpenError::Draining => Some(Status::ShuttingDown),
+        OpenError::Ended(Status::Ok) => Some(Status::AgentLost),
+        OpenError::Ended(status) => Some(status),
+    }
+}
+
+struct Manager<D: Dialer> {
+    shared: Arc<Shared>,
+    /// Locked by the one attempt under way, which may be dropped at any time.
+    dialer: Arc<Mutex<D>>,
+    state: watch::Sender<State>,
+    lanes: JoinSet<()>,
+    down_since: Instant,
+    fatal_since: Option<Instant>,
+    reason: Option<String>,
+    gone: bool,
+    welcomed: bool,
+    draining: Option<Duration>,
+    failures: u32,
+}
+
+/// A lane that the agent has welcomed, ready to run.
+struct Welcomed<Io: LaneIo> {
+    lane: u64,
+    read: Io::Read,
+    write: Io::Write,
+    buffer: ReadBuffer,
+}
+
+impl<D: Dialer> Manager<D> {
+    async fn run(mut self) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sleep_watch = SleepWatch::new(TICK);
+        let mut next = Instant::now();
+        let mut attempt = None;
+        while self.shared.peek(Core::ended).is_none() {
+            if attempt.is_none() && next <= Instant::now() && self.wants_lane() {
+                attempt = Some(Box::pin(connect::<D>(self.shared.clone(), self.dialer.clone())));
+            }
+            tokio::select! {
+                result = async { attempt.as_mut()?.await.into() }, if attempt.is_some() => {
+                    attempt = None;
+                    // Always there while an attempt is.
+                    let Some(result) = result else { continue };
+                    next = Instant::now() + self.attempted(result);
+                }
+                _ = tick.tick() => {
+                    if sleep_watch.slept() {
+                        tracing::info!("this machine slept: checking the connection");
+                        self.shared.with(|state, now| state.session.woke(now));
+                        attempt = None;
+                        next = Instant::now();
+                        self.failures = 0;
+                        self.fatal_since = None;
+                    }
+                }
+                () = self.shared.attention() => {}
+                () = sleep_until(next), if attempt.is_none() && next > Instant::now() => {}
+                Some(_) = self.lanes.join_next() => {}
+            }
+            self.note();
+            self.publish();
+        }
+        self.note();
+        let _ = timeout(LEAVE, async { while self.lanes.join_next().await.is_some() {} }).await;
+        self.publish();
+        self.shared.stop.cancel();
+    }
+
+    fn wants_lane(&self) -> bool {
+        self.shared.peek(|session| session.wants_lane(Instant::now().into_std()))
+    }
+
+    /// Starts the lane, or decides how long to wait for the next attempt.
+    fn attempted(&mut self, result: Result<Welcomed<D::Io>, DialError>) -> Duration {
+        let error = match result {
+            Ok(welcomed) => {
+                let Welcomed { lane, read, write, buffer } = welcomed;
+                self.lanes.spawn(lane::run(self.shared.clone(), lane, read, write, buffer));
+                (self.failures, self.fatal_since, self.welcomed) = (0, None, true);
+                return Duration::ZERO;
+            }
+            Err(error) => error,
+        };
+        tracing::debug!(%error, "no lane");
+        if self.shared.peek(Core::is_connected) {
+            // What works is not touched by an extra lane that doesn't come.
+            return LATER;
+        }
+        let now = Instant::now();
+        self.fatal_since = error.fatal.then(|| self.fatal_since.unwrap_or(now));
+        let is_final =
+            self.fatal_since.is_some_and(|since| !self.welcomed || now.duration_since(since) >= FINAL_AFTER);
+        self.gone = error.gone;
+        if error.gone || is_final {
+            self.shared.with(|state, _| state.session.abandon(Status::AgentLost, &error.message));
+        }
+        self.reason = Some(error.message);
+        self.failures += 1;
+        let most = if now.duration_since(self.down_since) < EAGER { SOON } else { LATER };
+        let wait = Duration::from_millis(25) * 2u32.pow(self.failures.min(12));
+        jittered(wait.min(most))
+    }
+
+    fn note(&mut self) {
+        for notice in self.shared.take_notices() {
+            match notice {
+                Notice::Drain(grace) => self.draining = Some(grace),
+                Notice::Ended(_, text) => {
+                    self.reason.get_or_insert(text);
+                }
+                // The agent opens nothing: the core refuses it.
+                Notice::Opened(_) | Notice::FlowOpened(_) => {}
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let (connected, ended) = self.shared.peek(|session| (session.is_connected(), session.ended()));
+        let was_up = matches!(*self.state.borrow(), State::Ready | State::Draining { .. });
+        if connected {
+            self.reason = None;
+        } else if was_up {
+            self.down_since = Instant::now();
+        }
+        let reason = self.reason.clone();
+        let state = if ended.is_some() {
+            State::Lost {
+                reason: reason.unwrap_or_else(|| "the session has ended".to_owned()),
+                gone: self.gone,
+            }
+        } else if let Some(grace) = self.draining {
+            State::Draining { grace }
+        } else if connected {
+            State::Ready
+        } else if self.welcomed {
+            let reason = reason.unwrap_or_else(|| "the connection to the cluster was lost".to_owned());
+            State::Reconnecting { since: self.down_since, reason }
+        } else {
+            State::Connecting { reason }
+        };
+        self.state.send_if_modified(|old| {
+            let changed = *old != state;
+            *old = state;
+            changed
+        });
+    }
+}
+
+/// Between half of `wait` and all of it.
+fn jittered(wait: Duration) -> Duration {
+    let mut byte = [0];
+    // Without random numbers there is no jitter, which is no reason to fail.
+    let _ = getrandom::fill(&mut byte);
+    wait / 2 + wait / 2 * u32::from(byte[0]) / 255
+}
+
+async fn connect<D: Dialer>(
+    shared: Arc<Shared>,
+    dialer: Arc<Mutex<D>>,
+) -> Result<Welcomed<D::Io>, DialError> {
+    let passing = |message: String| DialError { message, fatal: false, gone: false };
+    match timeout(ATTEMPT, connect_once(&shared, &dialer)).await {
+        Ok(result) => result,
+        Err(_) => Err(passing(format!("no answer from the agent within {} s", ATTEMPT.as_secs()))),
+    }
+}
+
+async fn connect_once<D: Dialer>(shared: &Shared, dialer: &Mutex<D>) -> Result<Welcomed<D::Io>, DialError> {
+    let broken = |message: String| DialError { message, fatal: false, gone: false };
+    let io = dialer.lock().await.dial().await?;
+    let (mut read, mut write) = io.into_halves();
+    let (lane, hello) = shared.with(|state, _| state.session.next_hello());
+    let written = async {
+        write.write_all(&hello.encode()).await?;
+        write.flush().await
+    };
+    written.await.map_err(|error| broken(format!("the connection to the agent broke: {error}")))?;
+    let mut bytes = Vec::with_capacity(256);
+    let (welcome, len) = loop {
+        match Welcome::decode(&bytes) {
+            Ok(Some(decoded)) => break decoded,
+            Ok(None) => {}
+            Err(error) => return Err(broken(format!("the agent does not answer as one: {error}"))),
+        }
+        match read.read_buf(&mut bytes).await {
+            Ok(0) => return Err(broken("the agent closed the connection".to_owned())),
+            Ok(_) => {}
+            Err(error) => return Err(broken(format!("the connection to the agent broke: {error}"))),
+        }
+    };
+    if shared.with(|state, now| state.session.welcomed(lane, &welcome, now)) {
+        Ok(Welcomed { lane, read, write, buffer: ReadBuffer::new(&bytes[len..]) })
+    } else {
+        Err(broken(format!("the agent refused the session: {}", welcome.status)))
+    }
+}

@@ -1,0 +1,150 @@
+//! One lane: a reader and a writer between a transport and the session.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay_protocol::session::BATCH;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
+
+use crate::shared::Shared;
+
+/// A transport: two halves that don't wait for each other.
+pub trait LaneIo: Send + 'static {
+    /// What comes from the peer.
+    type Read: AsyncRead + Unpin + Send + 'static;
+    /// What goes to the peer.
+    type Write: AsyncWrite + Unpin + Send + 'static;
+
+    /// Splits the transport.
+    fn into_halves(self) -> (Self::Read, Self::Write);
+}
+
+impl LaneIo for TcpStream {
+    type Read = OwnedReadHalf;
+    type Write = OwnedWriteHalf;
+
+    fn into_halves(self) -> (Self::Read, Self::Write) {
+        self.into_split()
+    }
+}
+
+impl LaneIo for tokio::io::DuplexStream {
+    type Read = tokio::io::ReadHalf<Self>;
+    type Write = tokio::io::WriteHalf<Self>;
+
+    fn into_halves(self) -> (Self::Read, Self::Write) {
+        tokio::io::split(self)
+    }
+}
+
+impl<R, W> LaneIo for (R, W)
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    type Read = R;
+    type Write = W;
+
+    fn into_halves(self) -> (R, W) {
+        self
+    }
+}
+
+/// How long the last bytes of a lane may take to leave.
+const LINGER: Duration = Duration::from_secs(1);
+/// Room for a whole frame behind a whole read.
+const READ_BUFFER: usize = 2 * BATCH + 8 * 1024;
+
+/// Bytes from a transport, of which the session takes whole frames from the front.
+pub(crate) struct ReadBuffer {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl ReadBuffer {
+    /// Begins with what was read behind the hello or welcome.
+    pub(crate) fn new(early: &[u8]) -> Self {
+        let mut bytes = vec![0; READ_BUFFER.max(early.len() * 2)].into_boxed_slice();
+        bytes[..early.len()].copy_from_slice(early);
+        Self { bytes, start: 0, end: early.len() }
+    }
+
+    async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.bytes.len() - self.end < BATCH {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let len = from.read(&mut self.bytes[self.end..]).await?;
+        self.end += len;
+        Ok(len)
+    }
+}
+
+/// Runs a lane that has been welcomed until it or the session ends.
+pub(crate) async fn run<R, W>(shared: Arc<Shared>, id: u64, mut read: R, mut write: W, mut buffer: ReadBuffer)
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let (work, over) = shared.register_lane(id);
+    let reader = async {
+        loop {
+            let taken = shared
+                .with(|state, now| state.session.receive(id, &buffer.bytes[buffer.start..buffer.end], now));
+            match taken {
+                Ok(taken) => buffer.start += taken,
+                // The session has ended; the writer still says why.
+                Err(_) => return std::future::pending().await,
+            }
+            match buffer.fill(&mut read).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    };
+    let writer = write_lane(&shared, id, &mut write, &work);
+    {
+        let (mut reader, mut writer) = (pin!(reader), pin!(writer));
+        tokio::select! {
+            () = &mut reader => {}
+            () = &mut writer => {}
+            () = over.cancelled() => {}
+        }
+    }
+    shared.with(|state, now| state.session.lane_lost(id, now));
+    shared.forget_lane(id);
+    shared.call_attention();
+    let _ = tokio::time::timeout(LINGER, write.shutdown()).await;
+}
+
+async fn write_lane<W: AsyncWrite + Unpin>(shared: &Shared, id: u64, write: &mut W, work: &Notify) {
+    let mut out = Vec::with_capacity(BATCH + 20 * 1024);
+    loop {
+        let leave = shared.with(|state, now| {
+            state.session.transmit(id, now, &mut out);
+            state.session.is_done_with(id)
+        });
+        if out.is_empty() {
+            if leave {
+                return;
+            }
+            work.notified().await;
+            continue;
+        }
+        if write.write_all(&out).await.is_err() || write.flush().await.is_err() {
+            return;
+        }
+        out.clear();
+        if out.capacity() > 4 * BATCH {
+            out = Vec::with_capacity(BATCH + 20 * 1024);
+        }
+    }
+}

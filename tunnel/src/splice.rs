@@ -1,0 +1,162 @@
+//! Copies both ways between a TCP socket and a stream, each direction with its own end.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use relay_protocol::Status;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::stream::{StreamReset, TunnelStream};
+
+/// The smallest and largest read from a socket, in bytes; reads grow while they are filled.
+const LEAST_READ: usize = 2 * 1024;
+const MOST_READ: usize = 64 * 1024;
+
+/// What a splice moved, and how it ended.
+#[derive(Debug)]
+pub struct SpliceReport {
+    /// Bytes from the socket into the stream.
+    pub sent: u64,
+    /// Bytes from the stream into the socket.
+    pub received: u64,
+    /// How it ended.
+    pub end: SpliceEnd,
+}
+
+/// How a splice ended.
+#[derive(Debug)]
+pub enum SpliceEnd {
+    /// Both directions came to their end.
+    Finished,
+    /// The stream was reset; so was the socket.
+    ResetByTunnel(Status),
+    /// The socket failed; the stream was reset.
+    ResetBySocket(io::Error),
+}
+
+enum Failure {
+    Tunnel(Status),
+    Socket(io::Error),
+}
+
+impl From<StreamReset> for Failure {
+    fn from(reset: StreamReset) -> Self {
+        Self::Tunnel(reset.status)
+    }
+}
+
+/// Ends a socket with a reset instead of an orderly end, so that the program behind it can tell.
+pub fn abort(socket: TcpStream) {
+    let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+}
+
+/// Copies until both directions have ended or either end was reset. A reset on one side becomes one on the other.
+pub async fn splice(socket: TcpStream, mut stream: TunnelStream) -> SpliceReport {
+    let (mut read, mut write) = socket.into_split();
+    let (mut sent, mut received) = (0, 0);
+    let result = both(&mut read, &mut write, &mut stream, &mut sent, &mut received).await;
+    let end = match result {
+        Ok(()) => SpliceEnd::Finished,
+        Err(failure) => {
+            // Only the halves of one socket can be reunited, and these are.
+            if let Ok(socket) = read.reunite(write) {
+                abort(socket);
+            }
+            match failure {
+                Failure::Tunnel(status) => SpliceEnd::ResetByTunnel(status),
+                Failure::Socket(error) => {
+                    stream.reset(Status::ResetByPeer);
+                    SpliceEnd::ResetBySocket(error)
+                }
+            }
+        }
+    };
+    SpliceReport { sent, received, end }
+}
+
+async fn both(
+    read: &mut OwnedReadHalf,
+    write: &mut OwnedWriteHalf,
+    stream: &mut TunnelStream,
+    sent: &mut u64,
+    received: &mut u64,
+) -> Result<(), Failure> {
+    let stream = std::cell::RefCell::new(stream);
+    // Both are polled by this task alone, so no borrow outlives a poll.
+    let (mut up, mut down) = (pin!(upward(read, &stream, sent)), pin!(downward(write, &stream, received)));
+    let (mut up_done, mut down_done) = (false, false);
+    poll_fn(|cx| {
+        if !up_done && let Poll::Ready(result) = up.as_mut().poll(cx) {
+            result?;
+            up_done = true;
+        }
+        if !down_done && let Poll::Ready(result) = down.as_mut().poll(cx) {
+            result?;
+            down_done = true;
+        }
+        if up_done && down_done {
+            return Poll::Ready(Ok(()));
+        }
+        // A direction that waits for its socket would not notice.
+        if let Poll::Ready(reset) = stream.borrow().poll_reset(cx, down_done) {
+            return Poll::Ready(Err(reset.into()));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+type Cell<'a> = std::cell::RefCell<&'a mut TunnelStream>;
+
+async fn upward(socket: &mut OwnedReadHalf, stream: &Cell<'_>, sent: &mut u64) -> Result<(), Failure> {
+    let mut size = LEAST_READ;
+    loop {
+        let room = poll_fn(|cx| stream.borrow().poll_room(cx)).await?;
+        socket.readable().await.map_err(Failure::Socket)?;
+        let mut buffer = BytesMut::with_capacity(size.min(room));
+        // The room bounds the capacity, and a read never goes beyond it.
+        let len = match socket.try_read_buf(&mut buffer) {
+            Ok(0) => {
+                stream.borrow().finish();
+                return Ok(());
+            }
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(Failure::Socket(error)),
+        };
+        let capacity = buffer.capacity();
+        if len == capacity {
+            size = (size * 2).min(MOST_READ);
+        } else if len < capacity / 4 {
+            size = (size / 2).max(LEAST_READ);
+        }
+        // A small slice must not keep a large buffer alive.
+        let mut data = if len < capacity / 2 { Bytes::copy_from_slice(&buffer) } else { buffer.freeze() };
+        *sent += len as u64;
+        while !data.is_empty() {
+            let taken = stream.borrow().send(&data)?;
+            bytes::Buf::advance(&mut data, taken);
+            if !data.is_empty() {
+                poll_fn(|cx| stream.borrow().poll_room(cx)).await?;
+            }
+        }
+    }
+}
+
+async fn downward(socket: &mut OwnedWriteHalf, stream: &Cell<'_>, received: &mut u64) -> Result<(), Failure> {
+    loop {
+        let chunk = poll_fn(|cx| stream.borrow_mut().poll_recv(cx, usize::MAX)).await?;
+        let Some(chunk) = chunk else {
+            return socket.shutdown().await.map_err(Failure::Socket);
+        };
+        let len = chunk.len() as u64;
+        socket.write_all(&chunk).await.map_err(Failure::Socket)?;
+        *received += len;
+    }
+}

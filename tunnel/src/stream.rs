@@ -1,0 +1,221 @@
+//! A TCP connection inside the tunnel.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use relay_protocol::session::{Read, StreamKey};
+use relay_protocol::{Header, Status};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::shared::Shared;
+
+/// The stream was reset: by the other end, by this one, or because the session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("stream reset: {status}")]
+pub struct StreamReset {
+    /// Why.
+    pub status: Status,
+}
+
+impl StreamReset {
+    /// The reset behind an error of a [`TunnelStream`], if that is what it is.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+impl From<StreamReset> for io::Error {
+    fn from(reset: StreamReset) -> Self {
+        Self::new(io::ErrorKind::ConnectionReset, reset)
+    }
+}
+
+/// One stream of a session.
+///
+/// `shutdown` ends this end's direction only. Dropping a stream that is not over in both directions resets it with
+/// [`Status::Aborted`]. A reset shows as an [`io::Error`] of kind `ConnectionReset` around a [`StreamReset`].
+pub struct TunnelStream {
+    shared: Arc<Shared>,
+    key: StreamKey,
+    header: Header,
+    /// The status byte has not come yet: it is not part of what the program reads.
+    unanswered: bool,
+}
+
+impl std::fmt::Debug for TunnelStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TunnelStream").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+impl TunnelStream {
+    pub(crate) fn new(shared: Arc<Shared>, key: StreamKey, header: Header, unanswered: bool) -> Self {
+        Self { shared, key, header, unanswered }
+    }
+
+    /// Where the stream goes.
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Tells the client that its target was reached. For the agent, once, before anything is written.
+    pub fn accept(&mut self) {
+        let answer = Bytes::from_static(&[Status::Ok as u8]);
+        // A stream's first byte always fits: the initial credit is never zero.
+        let _ = self.shared.with(|state, _| state.session.write(self.key, &answer));
+    }
+
+    /// Ends both directions at once. With [`Status::ResetByPeer`] the other end first gets what was written.
+    pub fn reset(&mut self, status: Status) {
+        self.shared.with(|state, _| state.session.reset(self.key, status));
+    }
+
+    /// Waits for the agent's answer. Cancel-safe.
+    ///
+    /// # Errors
+    /// The status with which the dial failed.
+    pub async fn opened(&mut self) -> Result<(), Status> {
+        poll_fn(|cx| self.poll_opened(cx)).await.map_err(|reset| reset.status)
+    }
+
+    fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamReset>> {
+        if self.unanswered {
+            match ready!(self.poll_chunk(cx, 1))? {
+                Some(byte) if byte[..] == [Status::Ok as u8] => self.unanswered = false,
+                answer => {
+                    let status = answer.map_or(Status::Unknown, |byte| Status::from_u8(byte[0]));
+                    self.reset(Status::Aborted);
+                    return Poll::Ready(Err(StreamReset { status }));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Result<Option<Bytes>, StreamReset>> {
+        self.shared.with(|state, now| match state.session.read(now, self.key, max) {
+            Read::Data(data) => Poll::Ready(Ok(Some(data))),
+            Read::End => Poll::Ready(Ok(None)),
+            Read::Reset(status) => Poll::Ready(Err(StreamReset { status })),
+            Read::Blocked => {
+                state.wait_readable(self.key, cx.waker());
+                Poll::Pending
+            }
+        })
+    }
+
+    /// The next bytes, at most `max` (which is not 0), without a copy; `None` at the end. Cancel-safe.
+    ///
+    /// # Errors
+    /// The reset that ended the stream.
+    pub async fn recv(&mut self, max: usize) -> Result<Option<Bytes>, StreamReset> {
+        poll_fn(|cx| self.poll_recv(cx, max)).await
+    }
+
+    pub(crate) fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+    ) -> Poll<Result<Option<Bytes>, StreamReset>> {
+        ready!(self.poll_opened(cx))?;
+        self.poll_chunk(cx, max)
+    }
+
+    /// Ready when the stream is reset. One that is to deliver bytes first ([`Status::ResetByPeer`]) counts only with
+    /// `drained`, for who has taken them all.
+    pub(crate) fn poll_reset(&self, cx: &mut Context<'_>, drained: bool) -> Poll<StreamReset> {
+        self.shared.with(|state, _| match state.session.reset_status(self.key) {
+            Some(status) if drained || status != Status::ResetByPeer => Poll::Ready(StreamReset { status }),
+            _ => {
+                state.wait_reset(self.key, cx.waker());
+                Poll::Pending
+            }
+        })
+    }
+
+    /// How many bytes can be sent at once; not ready while there are none.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<usize, StreamReset>> {
+        self.shared.with(|state, _| match state.session.writable(self.key) {
+            Ok(0) => {
+                state.wait_writable(self.key, cx.waker());
+                Poll::Pending
+            }
+            Ok(room) => Poll::Ready(Ok(room)),
+            Err(status) => Poll::Ready(Err(StreamReset { status })),
+        })
+    }
+
+    /// Queues bytes without a copy and returns how many; 0 where another stream took the room meanwhile.
+    pub(crate) fn send(&self, data: &Bytes) -> Result<usize, StreamReset> {
+        self.shared
+            .with(|state, _| state.session.write(self.key, data))
+            .map_err(|status| StreamReset { status })
+    }
+
+    pub(crate) fn finish(&self) {
+        self.shared.with(|state, _| state.session.finish(self.key));
+    }
+}
+
+impl AsyncRead for TunnelStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(data) = ready!(self.poll_recv(cx, buf.remaining()))? {
+            buf.put_slice(&data);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let written = self.shared.with(|state, _| {
+            let room = state.session.writable(self.key)?.min(buf.len());
+            let written = if room > 0 {
+                state.session.write(self.key, &Bytes::copy_from_slice(&buf[..room]))?
+            } else {
+                0
+            };
+            if written == 0 {
+                // Registers interest where the write itself lost a race for the pool.
+                let _ = state.session.writable(self.key)?;
+                state.wait_writable(self.key, cx.waker());
+            }
+            Ok(written)
+        });
+        match written {
+            Ok(0) => Poll::Pending,
+            Ok(len) => Poll::Ready(Ok(len)),
+            Err(status) => Poll::Ready(Err(StreamReset { status }.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What was written goes out as soon as a lane has room; nothing is held back.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.finish();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for TunnelStream {
+    fn drop(&mut self) {
+        self.shared.with(|state, _| state.session.release(self.key));
+    }
+}
