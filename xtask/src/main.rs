@@ -1,9 +1,13 @@
 //! `cargo xtask`: everything this repository does besides the product itself.
 
 mod cluster;
+mod demo;
 mod image;
 mod paths;
 mod shell;
+mod test;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -21,11 +25,30 @@ enum Command {
     Cluster(cluster::Options),
     /// Build the agent's image as an archive, without Docker.
     Image(image::Options),
+    /// Everything that must hold before a change lands.
+    Test(test::Options),
+    /// Show the main job on a real cluster.
+    Demo(demo::Options),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Cluster(options) => cluster::run(options),
         Command::Image(options) => image::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Demo(options) => demo::run(&options),
     }
 }

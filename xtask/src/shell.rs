@@ -14,18 +14,22 @@ pub(crate) fn say(text: impl AsRef<str>) {
 /// Does one step and says how long it took if that is worth saying.
 pub(crate) fn step<T>(title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
-    eprint!("  {title} … ");
-    let _ = std::io::stderr().flush();
-    if !std::io::stderr().is_terminal() {
-        eprintln!();
-    }
+    // On a terminal the line is written over when the step is done.
+    let rewrite = if std::io::stderr().is_terminal() {
+        eprint!("  {title} …");
+        let _ = std::io::stderr().flush();
+        "\r\x1b[K"
+    } else {
+        eprintln!("  {title} …");
+        ""
+    };
     match work() {
         Ok(value) => {
-            eprintln!("  ✓ {title} ({:.1} s)", start.elapsed().as_secs_f32());
+            eprintln!("{rewrite}  ✓ {title} ({:.1} s)", start.elapsed().as_secs_f32());
             Ok(value)
         }
         Err(error) => {
-            eprintln!("  ✗ {title}");
+            eprintln!("{rewrite}  ✗ {title}");
             Err(error.context(format!("{title} failed")))
         }
     }
