@@ -126,6 +126,17 @@ enum Kind {
 #[derive(Debug)]
 pub struct Inbound {
     kind: Kind,
+    ends: Ends,
+}
+
+/// What is known about the ends of a SPDY forward, and the error text of any.
+///
+/// A node that cannot connect ends the data stream first and complains on the error stream afterwards, so
+/// an orderly end is one of both streams.
+#[derive(Debug, Default)]
+struct Ends {
+    data: bool,
+    error: bool,
     error_text: Vec<u8>,
 }
 
@@ -139,7 +150,7 @@ impl Inbound {
             Negotiated::WebSocketV4 => Kind::V4 { websocket, v4: v4::Decoder::new(port) },
             Negotiated::Spdy => Kind::Spdy(spdy::Decoder::default()),
         };
-        Self { kind, error_text: Vec::new() }
+        Self { kind, ends: Ends::default() }
     }
 
     /// Takes bytes from the front of `input`, at most `limit` (not 0) of them as forwarded bytes. Returns
@@ -160,7 +171,7 @@ impl Inbound {
                 Kind::Spdy(spdy) => {
                     let (used, event) = spdy.decode(rest, limit)?;
                     taken += used;
-                    if let Some(event) = stream_event(event, &mut self.error_text)? {
+                    if let Some(event) = stream_event(event, &mut self.ends)? {
                         return Ok((taken, event));
                     }
                 }
@@ -168,7 +179,7 @@ impl Inbound {
                     // An end that the last chunk left behind comes before anything new.
                     let (_, pending) = spdy.decode(&[], limit)?;
                     if pending != spdy::Event::NeedMore {
-                        match stream_event(pending, &mut self.error_text)? {
+                        match stream_event(pending, &mut self.ends)? {
                             Some(event) => return Ok((taken, event)),
                             None => continue,
                         }
@@ -180,7 +191,7 @@ impl Inbound {
                             let (used, event) = spdy.decode(&input[taken..taken + length], limit)?;
                             websocket.advance(used);
                             taken += used;
-                            match stream_event(event, &mut self.error_text)? {
+                            match stream_event(event, &mut self.ends)? {
                                 Some(Event::NeedMore) | None => {}
                                 Some(event) => return Ok((taken, event)),
                             }
@@ -204,11 +215,11 @@ impl Inbound {
                             match chunk {
                                 v4::Chunk::None => {}
                                 v4::Chunk::Data(bytes) => return Ok((taken, Event::Data(bytes))),
-                                v4::Chunk::ErrorText(bytes) => keep(&mut self.error_text, bytes),
+                                v4::Chunk::ErrorText(bytes) => self.ends.keep(bytes),
                             }
                         }
                         Step::MessageStart => v4.begin_message(),
-                        Step::MessageEnd => remote_error(&mut self.error_text)?,
+                        Step::MessageEnd => self.ends.complaint()?,
                         step => {
                             if let Some(event) = control_event(step) {
                                 return Ok((taken, event));
@@ -231,41 +242,48 @@ fn control_event(step: Step) -> Option<Event<'static>> {
 }
 
 /// What a SPDY event means for the connection; `None` for nothing.
-fn stream_event<'a>(
-    event: spdy::Event<'a>,
-    error_text: &mut Vec<u8>,
-) -> Result<Option<Event<'a>>, ConnectionError> {
+fn stream_event<'a>(event: spdy::Event<'a>, ends: &mut Ends) -> Result<Option<Event<'a>>, ConnectionError> {
     Ok(match event {
         spdy::Event::NeedMore => Some(Event::NeedMore),
         spdy::Event::Data(bytes) => Some(Event::Data(bytes)),
-        spdy::Event::Finished(spdy::DATA_STREAM) => Some(Event::Finished),
+        spdy::Event::Finished(stream) => {
+            match stream {
+                spdy::DATA_STREAM => ends.data = true,
+                _ => ends.error = true,
+            }
+            (ends.data && ends.error).then_some(Event::Finished)
+        }
         spdy::Event::ErrorText { bytes, last } => {
-            keep(error_text, bytes);
+            ends.keep(bytes);
             if last {
-                remote_error(error_text)?;
+                ends.complaint()?;
             }
             None
         }
         spdy::Event::Reset { status, .. } => {
-            remote_error(error_text)?;
+            ends.complaint()?;
             return Err(ConnectionError::Reset { status });
         }
         spdy::Event::Ping(id) => Some(Event::Reply(Reply::SpdyPing(id))),
         // After GOAWAY the streams that exist go on.
-        spdy::Event::Accepted(_) | spdy::Event::Finished(_) | spdy::Event::GoAway(_) => None,
+        spdy::Event::Accepted(_) | spdy::Event::GoAway(_) => None,
     })
 }
 
-fn keep(text: &mut Vec<u8>, bytes: &[u8]) {
-    let room = MAX_ERROR_TEXT.saturating_sub(text.len());
-    text.extend_from_slice(&bytes[..bytes.len().min(room)]);
-}
-
-fn remote_error(text: &mut Vec<u8>) -> Result<(), ConnectionError> {
-    if text.is_empty() {
-        return Ok(());
+impl Ends {
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = MAX_ERROR_TEXT.saturating_sub(self.error_text.len());
+        self.error_text.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
-    Err(ConnectionError::Remote(String::from_utf8_lossy(&std::mem::take(text)).trim().to_owned()))
+
+    /// The error text, if there is any, as an error.
+    fn complaint(&mut self) -> Result<(), ConnectionError> {
+        if self.error_text.is_empty() {
+            return Ok(());
+        }
+        let text = std::mem::take(&mut self.error_text);
+        Err(ConnectionError::Remote(String::from_utf8_lossy(&text).trim().to_owned()))
+    }
 }
 
 /// The sending direction: turns payloads into messages in a buffer of the caller's.

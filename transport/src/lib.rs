@@ -1,8 +1,10 @@
 //! Byte streams to a pod's port through the Kubernetes API server.
 //!
-//! [`PortForward::dial`] upgrades a request of a `kube::Client` and gives a [`Connection`]. Nothing here
-//! knows what the bytes mean.
+//! [`connect::client`] builds a `kube::Client` whose connections suit long-lived streams;
+//! [`PortForward::dial`] upgrades one of them and gives a [`Connection`]. Nothing here knows what the bytes
+//! mean.
 
+pub mod connect;
 pub mod connection;
 mod dial;
 mod error;

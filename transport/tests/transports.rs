@@ -166,6 +166,18 @@ async fn the_nodes_complaint_ends_the_connection_with_its_text() {
     }
 }
 
+/// The order in which containerd does it when nothing listens on the port.
+#[tokio::test]
+async fn a_complaint_after_the_end_of_the_data_is_not_taken_for_a_clean_end() {
+    for carrier in [Carrier::Tunnel, Carrier::Spdy] {
+        let (mut connection, mut peer) = connected(carrier, 10_000).await;
+        peer.raw_spdy(&peer::data(peer::DATA, true, b"")).await;
+        peer.complain("connection refused").await;
+        let error = connection.read(&mut [0; 10]).await.unwrap_err();
+        assert_eq!(cause(&error), ConnectionError::Remote("connection refused".to_owned()));
+    }
+}
+
 #[tokio::test]
 async fn a_connection_lost_within_a_frame_is_an_error() {
     for carrier in ALL {

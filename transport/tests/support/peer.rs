@@ -224,7 +224,10 @@ impl Peer {
     pub(crate) async fn finish(&mut self) {
         match self.carrier {
             Carrier::V4 => self.websocket_frame(true, 8, &1000_u16.to_be_bytes()).await,
-            _ => self.raw_spdy(&data(DATA, true, b"")).await,
+            _ => {
+                self.raw_spdy(&data(DATA, true, b"")).await;
+                self.raw_spdy(&data(ERROR, true, b"")).await;
+            }
         }
     }
 
