@@ -6,7 +6,7 @@ use futures_util::TryFutureExt as _;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL};
 use http::header::{SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, Collected, Limited};
 use hyper_util::rt::TokioIo;
 use kube::client::Body;
 use tokio::io::AsyncWriteExt as _;
@@ -176,7 +176,7 @@ impl Dial<'_> {
         let body = Limited::new(response.into_body(), MAX_REFUSAL)
             .collect()
             .await
-            .map(|body| body.to_bytes())
+            .map(Collected::to_bytes)
             .unwrap_or_default();
         let target = Target { namespace: self.namespace, pod: self.pod };
         Err(refusal(status, &body, verb, target))

@@ -1,5 +1,7 @@
 //! Dialling and using each kind of transport against a peer in memory.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper's surprise is a test's failure")]
+
 #[path = "support/peer.rs"]
 mod peer;
 
