@@ -1,11 +1,13 @@
 //! The agent as a whole: what its tasks share, and its life from the first connection to the last.
 
 use std::future::{Future, pending};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use relay_tunnel::{Activity, AgentConfig, Incoming};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +17,7 @@ use tracing::info;
 use crate::dial::Dialer;
 use crate::listen;
 use crate::resolve::Resolver;
+use crate::session;
 use crate::settings::{Limits, Settings};
 use crate::udp::Flows;
 
@@ -29,6 +32,8 @@ pub struct Shared {
     pub flows: Flows,
     /// The agent's limits.
     pub limits: Limits,
+    /// All sessions.
+    pub sessions: relay_tunnel::Agent,
     /// Every connection's task. Awaited at the end.
     pub tasks: TaskTracker,
     /// Nothing new may begin.
@@ -62,12 +67,13 @@ impl Shared {
 
     /// Returns when there was nothing to do for as long as `limit`.
     async fn idle(&self, limit: Option<Duration>) {
-        let mut busy = self.busy.subscribe();
+        let (mut busy, mut activity) = (self.busy.subscribe(), self.sessions.activity());
         loop {
-            let idle = *busy.borrow_and_update() == 0;
+            let idle = *busy.borrow_and_update() == 0 && activity.borrow_and_update().sessions == 0;
             tokio::select! {
-                // The sender is ours, so that this cannot fail.
+                // Both senders live as long as the agent: neither can fail.
                 _ = busy.changed() => {}
+                _ = activity.changed() => {}
                 () = async {
                     match limit {
                         Some(limit) if idle => sleep(limit).await,
@@ -76,6 +82,13 @@ impl Shared {
                 } => return,
             }
         }
+    }
+
+    /// Returns when a client said GOODBYE and nobody else is there.
+    async fn goodbye(&self) {
+        let gone = |activity: &Activity| activity.goodbyes > 0 && activity.sessions == 0;
+        let _ = self.sessions.activity().wait_for(gone).await;
+        self.quiet().await;
     }
 
     /// Returns when no direct stream is left.
@@ -92,29 +105,42 @@ pub enum Exit {
     Idle,
     /// It was told to.
     Stopped,
+    /// Its only user left.
+    Goodbye,
 }
 
 /// An agent that listens and has not begun to serve.
 pub struct Agent {
     listeners: Vec<TcpListener>,
     shared: Arc<Shared>,
-    idle: Option<Duration>,
-    grace: Duration,
+    incoming: mpsc::Receiver<Incoming>,
+    settings: Settings,
 }
 
 impl Agent {
     /// An agent with these listeners.
-    pub fn new(listeners: Vec<TcpListener>, settings: &Settings, limits: Limits, resolver: Resolver) -> Self {
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn new(
+        listeners: Vec<TcpListener>,
+        settings: &Settings,
+        limits: Limits,
+        resolver: Resolver,
+    ) -> io::Result<Self> {
+        let config = AgentConfig { session_life: settings.session_life, ..AgentConfig::default() };
+        let (sessions, incoming) = relay_tunnel::Agent::new(&config)?;
         let shared = Shared {
             dialer: Dialer::new(resolver, limits.clone()),
             flows: Flows::new(limits.flows),
             limits,
+            sessions,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             abort: CancellationToken::new(),
             busy: watch::Sender::new(0),
         };
-        Self { listeners, shared: Arc::new(shared), idle: settings.idle, grace: settings.drain_grace }
+        Ok(Self { listeners, shared: Arc::new(shared), incoming, settings: settings.clone() })
     }
 
     /// What the agent's tasks share.
@@ -124,22 +150,27 @@ impl Agent {
 
     /// Serves until the agent has been idle for too long, or until `stop`: then streams may finish within the grace.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Exit {
-        let Self { listeners, shared, idle, grace } = self;
+        let Self { listeners, shared, incoming, settings } = self;
         let greeting = Arc::new(Semaphore::new(shared.limits.greeting_connections));
         let mut accepting = JoinSet::new();
         for listener in listeners {
             accepting.spawn(listen::accept(listener, shared.clone(), greeting.clone()));
         }
+        let mut serving = JoinSet::new();
+        serving.spawn(session::serve(incoming, shared.clone()));
         let exit = tokio::select! {
-            () = shared.idle(idle) => Exit::Idle,
+            () = shared.idle(settings.idle) => Exit::Idle,
+            () = shared.goodbye(), if settings.exit_on_goodbye => Exit::Goodbye,
             () = stop => Exit::Stopped,
         };
         accepting.shutdown().await;
         if exit == Exit::Stopped {
-            info!(streams = shared.streams(), ?grace, "stopping: open streams may finish");
+            let grace = settings.drain_grace;
+            let sessions = shared.sessions.activity().borrow().sessions;
+            info!(sessions, streams = shared.streams(), ?grace, "stopping: open streams may finish");
             shared.draining.cancel();
             // At the end of the grace what is left is reset.
-            let _ = timeout(grace, shared.quiet()).await;
+            let _ = tokio::join!(shared.sessions.drain(grace), timeout(grace, shared.quiet()));
         }
         shared.abort.cancel();
         shared.tasks.close();

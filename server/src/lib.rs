@@ -10,5 +10,6 @@ pub mod direct;
 pub mod listen;
 pub mod log;
 pub mod resolve;
+pub mod session;
 pub mod settings;
 pub mod udp;

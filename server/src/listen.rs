@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 use relay_protocol::Status;
+use relay_protocol::hello::Hello;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Duration, sleep, timeout};
@@ -18,6 +20,10 @@ use crate::direct::{self, Request};
 const BACK_OFF: Duration = Duration::from_millis(100);
 /// How long a new connection waits for its turn to send a header: a burst of connections is through in a moment.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The first byte of a lane: `R`.
+const LANE: u8 = 0x52;
+/// What the kernel may hold of a lane in each direction, in bytes; it doubles what it is told.
+const LANE_BUFFER: usize = 512 << 10;
 /// How often another free port is tried until one is free in both families.
 const TRIES: usize = 16;
 
@@ -98,6 +104,8 @@ enum Greeting {
     Nothing,
     /// A direct stream and the bytes behind its header.
     Direct(Request, BytesMut),
+    /// A lane of a session, and what was read of it.
+    Lane(BytesMut),
     /// Not a header: the code to answer with.
     Malformed(u8),
 }
@@ -112,6 +120,14 @@ async fn greet(client: &TcpStream, shared: &Shared) -> io::Result<Greeting> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             result => result?,
         };
+        if bytes[0] == LANE {
+            match Hello::decode(&bytes) {
+                Ok(None) => continue,
+                // Whatever else it is, the session's driver has the answer.
+                _ if shared.draining.is_cancelled() => return Ok(Greeting::Nothing),
+                _ => return Ok(Greeting::Lane(bytes)),
+            }
+        }
         let refuse =
             |status: Status| Greeting::Malformed(if bytes[0] == 0 { status.as_v0() } else { status.as_u8() });
         match Request::decode(&bytes) {
@@ -132,6 +148,14 @@ async fn greet(client: &TcpStream, shared: &Shared) -> io::Result<Greeting> {
 async fn serve(client: TcpStream, greeting: Greeting, shared: &Shared) {
     match greeting {
         Greeting::Nothing => {}
+        Greeting::Lane(read) => {
+            // A refusal leaves the kernel's own sizes, which work as well.
+            let _ = SockRef::from(&client).set_recv_buffer_size(LANE_BUFFER);
+            let _ = SockRef::from(&client).set_send_buffer_size(LANE_BUFFER);
+            if let Err(error) = shared.sessions.serve_lane(client, read).await {
+                debug!(%error, "lane ended");
+            }
+        }
         Greeting::Malformed(code) => direct::refuse(client, code).await,
         Greeting::Direct(request, early) => {
             let _busy = shared.enter();

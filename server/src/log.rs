@@ -2,7 +2,7 @@
 //!
 //! Lines carry the time since the start; `kubectl logs --timestamps` adds the time of day.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::Write as _;
 use std::time::Instant;
 
@@ -51,42 +51,55 @@ impl Subscriber for Log {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// Appends the message, then ` name=value` for each field.
+/// Appends the message, then ` name=value` for each field; control characters are escaped, so that nothing from the
+/// network can forge a line.
 struct Line<'a>(&'a mut String);
 
 impl Visit for Line<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() != "message" {
-            let _ = write!(self.0, " {}=", field.name());
+            self.0.extend([" ", field.name(), "="]);
         }
-        let _ = write!(OneLine(self.0), "{value:?}");
-    }
-}
-
-/// Escapes control characters, so that nothing from the network can forge a line.
-struct OneLine<'a>(&'a mut String);
-
-impl fmt::Write for OneLine<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for c in text.chars() {
-            if c.is_control() {
-                self.0.extend(c.escape_default());
-            } else {
-                self.0.push(c);
+        for c in format!("{value:?}").chars() {
+            match c.is_control() {
+                true => self.0.extend(c.escape_default()),
+                false => self.0.push(c),
             }
         }
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Mutex};
+
+    /// Keeps the lines it would write.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<String>>);
+
+    impl Subscriber for Lines {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn event(&self, event: &Event<'_>) {
+            event.record(&mut Line(&mut self.0.lock().unwrap()));
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
 
     #[test]
     fn control_characters_cannot_forge_a_line() {
-        let mut line = String::new();
-        write!(OneLine(&mut line), "a\nb\x1b[0m é").unwrap();
-        assert_eq!(line, "a\\nb\\u{1b}[0m é");
+        let lines = Lines::default();
+        tracing::subscriber::with_default(lines.clone(), || {
+            tracing::info!(host = %"a\nb\x1b[0m é", port = 80, "hello");
+        });
+        assert_eq!(*lines.0.lock().unwrap(), "hello host=a\\nb\\u{1b}[0m é port=80");
     }
 }

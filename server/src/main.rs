@@ -47,10 +47,11 @@ async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     for listener in &listeners {
         info!(version = env!("CARGO_PKG_VERSION"), "listening on {}", listener.local_addr()?);
     }
-    let agent = Agent::new(listeners, settings, Limits::default(), Resolver::from_system());
+    let agent = Agent::new(listeners, settings, Limits::default(), Resolver::from_system())?;
     match agent.run(first(terminate, interrupt)).await {
         Exit::Idle => info!("ending: nothing to do for {:?}", settings.idle.unwrap_or_default()),
         Exit::Stopped => info!("ending: told to"),
+        Exit::Goodbye => info!("ending: the client said goodbye"),
     }
     Ok(ExitCode::SUCCESS)
 }

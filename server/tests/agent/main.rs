@@ -6,6 +6,7 @@ mod direct;
 mod greeting;
 mod names;
 mod process;
+mod session;
 mod support;
 mod udp;
 mod v0;

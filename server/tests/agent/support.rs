@@ -31,7 +31,7 @@ impl Running {
     pub(crate) async fn with(settings: Settings, limits: Limits, resolver: Resolver) -> Self {
         let listeners = listen::bind(0).await.unwrap();
         let address = listeners[0].local_addr().unwrap();
-        let agent = Agent::new(listeners, &settings, limits, resolver);
+        let agent = Agent::new(listeners, &settings, limits, resolver).unwrap();
         let shared = agent.shared().clone();
         let (stop, stopped) = oneshot::channel();
         let exit = tokio::spawn(agent.run(async { stopped.await.unwrap() }));
