@@ -12,7 +12,7 @@ use kube::client::Body;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::connection::Connection;
-use crate::error::{DialError, Target, Verb, refusal, transport};
+use crate::error::{DialError, Target, refusal, transport};
 use crate::framing::Negotiated;
 use crate::websocket::{accept_for, request_key};
 
@@ -122,7 +122,7 @@ impl Dial<'_> {
             .header(SEC_WEBSOCKET_VERSION, "13")
             .header(SEC_WEBSOCKET_KEY, &key)
             .header(SEC_WEBSOCKET_PROTOCOL, offer.join(", "));
-        let response = self.upgrade(request, Verb::Get, "websocket").await?;
+        let response = self.upgrade(request, "websocket").await?;
         let header = |name: HeaderName| text(response.headers(), &name);
         if header(SEC_WEBSOCKET_ACCEPT) != Some(accept_for(&key).as_str()) {
             return Err(DialError::ProtocolError("Sec-WebSocket-Accept does not fit the key".to_owned()));
@@ -143,7 +143,7 @@ impl Dial<'_> {
             .request(Method::POST, "")
             .header(UPGRADE, SPDY_UPGRADE)
             .header(STREAM_PROTOCOL, SPDY_PROTOCOL);
-        let response = self.upgrade(request, Verb::Create, SPDY_UPGRADE).await?;
+        let response = self.upgrade(request, SPDY_UPGRADE).await?;
         // Servers older than the header choose the only protocol there is.
         match text(response.headers(), &STREAM_PROTOCOL) {
             Some(SPDY_PROTOCOL) | None => self.open(response, Negotiated::Spdy).await,
@@ -157,7 +157,6 @@ impl Dial<'_> {
     async fn upgrade(
         &self,
         request: http::request::Builder,
-        verb: Verb,
         protocol: &str,
     ) -> Result<Response<Body>, DialError> {
         let request = request
@@ -179,7 +178,7 @@ impl Dial<'_> {
             .map(Collected::to_bytes)
             .unwrap_or_default();
         let target = Target { namespace: self.namespace, pod: self.pod };
-        Err(refusal(status, &body, verb, target))
+        Err(refusal(status, &body, target))
     }
 
     async fn open(

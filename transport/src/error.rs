@@ -152,7 +152,9 @@ impl DialError {
                 Self::Forbidden { verbs: first, namespace, message },
                 Self::Forbidden { verbs: second, message: last, .. },
             ) => {
-                let message = if message == last { last } else { format!("{message}; {last}") };
+                // A refusal without a reason adds nothing to one with.
+                let bare = message == last || message.trim_end().ends_with(':');
+                let message = if bare { last } else { format!("{message}; {last}") };
                 Self::Forbidden { verbs: first.and(second), namespace, message }
             }
             // A missing right is what the user can mend.
@@ -178,8 +180,8 @@ struct Status {
     reason: String,
 }
 
-/// Turns an answer that is no upgrade into an error. `verb` is what the request needed.
-pub(crate) fn refusal(status: StatusCode, body: &[u8], verb: Verb, target: Target<'_>) -> DialError {
+/// Turns an answer that is no upgrade into an error.
+pub(crate) fn refusal(status: StatusCode, body: &[u8], target: Target<'_>) -> DialError {
     let parsed = serde_json::from_slice::<Status>(body).unwrap_or_default();
     let is_status = parsed.kind == "Status";
     let message = if is_status && !parsed.message.is_empty() { parsed.message } else { excerpt(body) };
@@ -187,13 +189,8 @@ pub(crate) fn refusal(status: StatusCode, body: &[u8], verb: Verb, target: Targe
     let mentions = |needle: &str| message.contains(needle);
     if status == StatusCode::UNAUTHORIZED {
         DialError::Unauthorized { message }
-    } else if is_status && status == StatusCode::FORBIDDEN {
-        // The server may have checked another verb than the request's own: `create` for WebSocket.
-        let verb = match () {
-            () if mentions("cannot create resource") => Verb::Create,
-            () if mentions("cannot get resource") => Verb::Get,
-            () => verb,
-        };
+    } else if let Some(verb) = missing_verb(&message).filter(|_| is_status && status == StatusCode::FORBIDDEN)
+    {
         DialError::Forbidden { verbs: Verbs::one(verb), namespace, message }
     } else if status == StatusCode::NOT_FOUND
         && (parsed.reason == "NotFound" || mentions("pod does not exist") || mentions("pod not found"))
@@ -203,6 +200,19 @@ pub(crate) fn refusal(status: StatusCode, body: &[u8], verb: Verb, target: Targe
         DialError::PodNotRunning { namespace, pod, message }
     } else {
         DialError::UpgradeRefused { status, body: message }
+    }
+}
+
+/// The verb whose right is missing, as the API server's authoriser words it. Other refusals with the same
+/// status come from admission: no role mends them.
+fn missing_verb(message: &str) -> Option<Verb> {
+    if message.contains("cannot get resource") {
+        Some(Verb::Get)
+    } else if message.contains("cannot create resource") || message.trim_end().ends_with("is forbidden:") {
+        // From 1.35 on a WebSocket is checked for `create` besides `get`, and a refusal gives no reason.
+        Some(Verb::Create)
+    } else {
+        None
     }
 }
 

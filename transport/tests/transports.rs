@@ -348,15 +348,24 @@ async fn a_refusal_names_every_missing_right() {
     assert!(both.to_string().starts_with("not allowed to get and create pods/portforward in namespace n: "));
     assert!(!both.is_retryable());
 
-    // From 1.35 on a WebSocket needs both, and `get` is what this user has.
-    let create = refused(Mode::Auto, &[(403, "Forbidden", NO_CREATE), (403, "Forbidden", NO_CREATE)]).await;
+    // From 1.35 on a WebSocket needs both, `get` is what this user has, and the refusal gives no reason.
+    let bare = r#"pods "p" is forbidden: "#;
+    let create = refused(Mode::Auto, &[(403, "Forbidden", bare), (403, "Forbidden", NO_CREATE)]).await;
     assert_eq!(verbs(&create), [Verb::Create]);
+    assert!(create.to_string().ends_with(NO_CREATE));
 
     let get = refused(Mode::WebSocket, &[(403, "Forbidden", NO_GET)]).await;
     assert_eq!(verbs(&get), [Verb::Get]);
 
-    let spdy = refused(Mode::Spdy, &[(403, "Forbidden", "no")]).await;
+    let spdy = refused(Mode::Spdy, &[(403, "Forbidden", NO_CREATE)]).await;
     assert_eq!(verbs(&spdy), [Verb::Create]);
+}
+
+#[tokio::test]
+async fn a_refusal_by_admission_is_not_blamed_on_a_role() {
+    let message = r#"admission webhook "guard" denied the request: no port-forwards on Fridays"#;
+    let error = refused(Mode::Spdy, &[(403, "Forbidden", message)]).await;
+    assert!(matches!(&error, DialError::UpgradeRefused { body, .. } if body == message), "{error:?}");
 }
 
 #[tokio::test]
