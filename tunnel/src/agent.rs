@@ -152,7 +152,15 @@ impl Agent {
     ///
     /// # Errors
     /// Why there was no welcome.
-    pub async fn serve_lane<I: LaneIo>(&self, io: I, mut early: BytesMut) -> Result<(), LaneError> {
+    pub fn serve_lane<I: LaneIo>(
+        &self,
+        io: I,
+        early: BytesMut,
+    ) -> impl Future<Output = Result<(), LaneError>> + Send + use<I> {
+        self.clone().serve(io, early)
+    }
+
+    async fn serve<I: LaneIo>(self, io: I, mut early: BytesMut) -> Result<(), LaneError> {
         let (mut read, mut write) = io.into_halves();
         let hello = async {
             loop {

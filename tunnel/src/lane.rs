@@ -110,7 +110,7 @@ where
             }
         }
     };
-    let writer = write_lane(&shared, id, &mut write, &work);
+    let writer = write_lane(shared.clone(), id, &mut write, work);
     {
         let (mut reader, mut writer) = (pin!(reader), pin!(writer));
         tokio::select! {
@@ -125,7 +125,7 @@ where
     let _ = tokio::time::timeout(LINGER, write.shutdown()).await;
 }
 
-async fn write_lane<W: AsyncWrite + Unpin>(shared: &Shared, id: u64, write: &mut W, work: &Notify) {
+async fn write_lane<W: AsyncWrite + Unpin>(shared: Arc<Shared>, id: u64, write: &mut W, work: Arc<Notify>) {
     let mut out = Vec::with_capacity(BATCH + 20 * 1024);
     loop {
         let leave = shared.with(|state, now| {

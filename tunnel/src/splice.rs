@@ -57,10 +57,10 @@ pub fn abort(socket: TcpStream) {
 }
 
 /// Copies until both directions have ended or either end was reset. A reset on one side becomes one on the other.
-pub async fn splice(socket: TcpStream, mut stream: TunnelStream) -> SpliceReport {
+pub async fn splice(socket: TcpStream, stream: TunnelStream) -> SpliceReport {
     let (mut read, mut write) = socket.into_split();
     let (mut sent, mut received) = (0, 0);
-    let result = both(&mut read, &mut write, &mut stream, &mut sent, &mut received).await;
+    let result = both(&mut read, &mut write, &stream, &mut sent, &mut received).await;
     let end = match result {
         Ok(()) => SpliceEnd::Finished,
         Err(failure) => {
@@ -83,17 +83,19 @@ pub async fn splice(socket: TcpStream, mut stream: TunnelStream) -> SpliceReport
 async fn both(
     read: &mut OwnedReadHalf,
     write: &mut OwnedWriteHalf,
-    stream: &mut TunnelStream,
+    stream: &TunnelStream,
     sent: &mut u64,
     received: &mut u64,
 ) -> Result<(), Failure> {
-    let stream = std::cell::RefCell::new(stream);
-    // Both are polled by this task alone, so no borrow outlives a poll.
-    let (mut up, mut down) = (pin!(upward(read, &stream, sent)), pin!(downward(write, &stream, received)));
+    let (mut up, mut down) = (pin!(upward(read, stream, sent)), pin!(downward(write, stream, received)));
     let (mut up_done, mut down_done) = (false, false);
     poll_fn(|cx| {
         if !up_done && let Poll::Ready(result) = up.as_mut().poll(cx) {
-            result?;
+            match result {
+                // What was sent before the reset is still to be delivered; the other direction ends with it.
+                Err(Failure::Tunnel(Status::ResetByPeer)) if !down_done => {}
+                result => result?,
+            }
             up_done = true;
         }
         if !down_done && let Poll::Ready(result) = down.as_mut().poll(cx) {
@@ -104,7 +106,7 @@ async fn both(
             return Poll::Ready(Ok(()));
         }
         // A direction that waits for its socket would not notice.
-        if let Poll::Ready(reset) = stream.borrow().poll_reset(cx, down_done) {
+        if let Poll::Ready(reset) = stream.poll_reset(cx, down_done) {
             return Poll::Ready(Err(reset.into()));
         }
         Poll::Pending
@@ -112,18 +114,16 @@ async fn both(
     .await
 }
 
-type Cell<'a> = std::cell::RefCell<&'a mut TunnelStream>;
-
-async fn upward(socket: &mut OwnedReadHalf, stream: &Cell<'_>, sent: &mut u64) -> Result<(), Failure> {
+async fn upward(socket: &mut OwnedReadHalf, stream: &TunnelStream, sent: &mut u64) -> Result<(), Failure> {
     let mut size = LEAST_READ;
     loop {
-        let room = poll_fn(|cx| stream.borrow().poll_room(cx)).await?;
+        let room = poll_fn(|cx| stream.poll_room(cx)).await?;
         socket.readable().await.map_err(Failure::Socket)?;
         let mut buffer = BytesMut::with_capacity(size.min(room));
         // The room bounds the capacity, and a read never goes beyond it.
         let len = match socket.try_read_buf(&mut buffer) {
             Ok(0) => {
-                stream.borrow().finish();
+                stream.finish();
                 return Ok(());
             }
             Ok(len) => len,
@@ -140,18 +140,22 @@ async fn upward(socket: &mut OwnedReadHalf, stream: &Cell<'_>, sent: &mut u64) -
         let mut data = if len < capacity / 2 { Bytes::copy_from_slice(&buffer) } else { buffer.freeze() };
         *sent += len as u64;
         while !data.is_empty() {
-            let taken = stream.borrow().send(&data)?;
+            let taken = stream.send(&data)?;
             bytes::Buf::advance(&mut data, taken);
             if !data.is_empty() {
-                poll_fn(|cx| stream.borrow().poll_room(cx)).await?;
+                poll_fn(|cx| stream.poll_room(cx)).await?;
             }
         }
     }
 }
 
-async fn downward(socket: &mut OwnedWriteHalf, stream: &Cell<'_>, received: &mut u64) -> Result<(), Failure> {
+async fn downward(
+    socket: &mut OwnedWriteHalf,
+    stream: &TunnelStream,
+    received: &mut u64,
+) -> Result<(), Failure> {
     loop {
-        let chunk = poll_fn(|cx| stream.borrow_mut().poll_recv(cx, usize::MAX)).await?;
+        let chunk = poll_fn(|cx| stream.poll_recv(cx, usize::MAX)).await?;
         let Some(chunk) = chunk else {
             return socket.shutdown().await.map_err(Failure::Socket);
         };

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -43,7 +44,7 @@ pub struct TunnelStream {
     key: StreamKey,
     header: Header,
     /// The status byte has not come yet: it is not part of what the program reads.
-    unanswered: bool,
+    unanswered: AtomicBool,
 }
 
 impl std::fmt::Debug for TunnelStream {
@@ -54,7 +55,7 @@ impl std::fmt::Debug for TunnelStream {
 
 impl TunnelStream {
     pub(crate) fn new(shared: Arc<Shared>, key: StreamKey, header: Header, unanswered: bool) -> Self {
-        Self { shared, key, header, unanswered }
+        Self { shared, key, header, unanswered: AtomicBool::new(unanswered) }
     }
 
     /// Where the stream goes.
@@ -63,14 +64,14 @@ impl TunnelStream {
     }
 
     /// Tells the client that its target was reached. For the agent, once, before anything is written.
-    pub fn accept(&mut self) {
+    pub fn accept(&self) {
         let answer = Bytes::from_static(&[Status::Ok as u8]);
         // A stream's first byte always fits: the initial credit is never zero.
         let _ = self.shared.with(|state, _| state.session.write(self.key, &answer));
     }
 
     /// Ends both directions at once. With [`Status::ResetByPeer`] the other end first gets what was written.
-    pub fn reset(&mut self, status: Status) {
+    pub fn reset(&self, status: Status) {
         self.shared.with(|state, _| state.session.reset(self.key, status));
     }
 
@@ -78,14 +79,16 @@ impl TunnelStream {
     ///
     /// # Errors
     /// The status with which the dial failed.
-    pub async fn opened(&mut self) -> Result<(), Status> {
+    pub async fn opened(&self) -> Result<(), Status> {
         poll_fn(|cx| self.poll_opened(cx)).await.map_err(|reset| reset.status)
     }
 
-    fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamReset>> {
-        if self.unanswered {
+    fn poll_opened(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamReset>> {
+        if self.unanswered.load(Ordering::Relaxed) {
             match ready!(self.poll_chunk(cx, 1))? {
-                Some(byte) if byte[..] == [Status::Ok as u8] => self.unanswered = false,
+                Some(byte) if byte[..] == [Status::Ok as u8] => {
+                    self.unanswered.store(false, Ordering::Relaxed);
+                }
                 answer => {
                     let status = answer.map_or(Status::Unknown, |byte| Status::from_u8(byte[0]));
                     self.reset(Status::Aborted);
@@ -96,7 +99,7 @@ impl TunnelStream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Result<Option<Bytes>, StreamReset>> {
+    fn poll_chunk(&self, cx: &mut Context<'_>, max: usize) -> Poll<Result<Option<Bytes>, StreamReset>> {
         self.shared.with(|state, now| match state.session.read(now, self.key, max) {
             Read::Data(data) => Poll::Ready(Ok(Some(data))),
             Read::End => Poll::Ready(Ok(None)),
@@ -112,12 +115,12 @@ impl TunnelStream {
     ///
     /// # Errors
     /// The reset that ended the stream.
-    pub async fn recv(&mut self, max: usize) -> Result<Option<Bytes>, StreamReset> {
+    pub async fn recv(&self, max: usize) -> Result<Option<Bytes>, StreamReset> {
         poll_fn(|cx| self.poll_recv(cx, max)).await
     }
 
     pub(crate) fn poll_recv(
-        &mut self,
+        &self,
         cx: &mut Context<'_>,
         max: usize,
     ) -> Poll<Result<Option<Bytes>, StreamReset>> {
@@ -162,11 +165,7 @@ impl TunnelStream {
 }
 
 impl AsyncRead for TunnelStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }

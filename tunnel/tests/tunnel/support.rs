@@ -1,0 +1,231 @@
+//! A client and an agent joined by pipes that can be cut, and programs behind the agent.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::BytesMut;
+use relay_protocol::{Header, Protocol, Status};
+use relay_tunnel::{
+    Agent, AgentConfig, ClientConfig, DialError, Dialer, Incoming, Session, State, StreamReset, TunnelFlow,
+    TunnelStream,
+};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// What the program at a port does.
+pub(crate) mod port {
+    pub(crate) const ECHO: u16 = 7;
+    /// Sends "hello" and ends.
+    pub(crate) const BANNER: u16 = 8;
+    /// Reads to the end, then sends as many bytes as came.
+    pub(crate) const LENGTH: u16 = 9;
+    /// The dial fails.
+    pub(crate) const REFUSED: u16 = 10;
+    /// Sends 5,000 bytes, then resets.
+    pub(crate) const RESET: u16 = 11;
+    /// Sends for ever.
+    pub(crate) const SOURCE: u16 = 12;
+}
+
+/// Bytes that depend on seed and position.
+pub(crate) fn content(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        })
+        .collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Memory,
+    Tcp,
+    EightBytes,
+}
+
+trait Pipe: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Pipe for T {}
+type Boxed = Box<dyn Pipe>;
+type Halves = (tokio::io::ReadHalf<Boxed>, tokio::io::WriteHalf<Boxed>);
+
+impl Kind {
+    async fn pair(self) -> (Boxed, Boxed) {
+        let size = match self {
+            Self::Memory => 100_000,
+            Self::EightBytes => 8,
+            Self::Tcp => {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let client = TcpStream::connect(listener.local_addr().unwrap());
+                let (client, accepted) = tokio::join!(client, listener.accept());
+                let (client, accepted) = (client.unwrap(), accepted.unwrap().0);
+                client.set_nodelay(true).unwrap();
+                accepted.set_nodelay(true).unwrap();
+                return (Box::new(client), Box::new(accepted));
+            }
+        };
+        let (client, agent) = tokio::io::duplex(size);
+        (Box::new(client), Box::new(agent))
+    }
+}
+
+/// Cuts what it is asked to cut: a lane fails at both ends.
+struct Wire {
+    kind: Kind,
+    agent: Arc<Mutex<Agent>>,
+    cut: Arc<Mutex<CancellationToken>>,
+    dials: Arc<AtomicUsize>,
+}
+
+impl Dialer for Wire {
+    type Io = Halves;
+
+    async fn dial(&mut self) -> Result<Halves, DialError> {
+        self.dials.fetch_add(1, Ordering::SeqCst);
+        let (client, client_end) = self.kind.pair().await;
+        let (agent_end, agent) = self.kind.pair().await;
+        let cut = self.cut.lock().unwrap().clone();
+        tokio::spawn(async move {
+            let (mut one, mut two) = (client_end, agent_end);
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut one, &mut two) => {}
+                () = cut.cancelled() => {}
+            }
+        });
+        let serving = self.agent.lock().unwrap().clone();
+        tokio::spawn(async move { serving.serve_lane(tokio::io::split(agent), BytesMut::new()).await });
+        Ok(tokio::io::split(client))
+    }
+}
+
+type Ends = HashMap<u16, Result<(), Status>>;
+
+/// Everything a test needs.
+pub(crate) struct Rig {
+    pub(crate) session: Session,
+    pub(crate) agent: Agent,
+    current: Arc<Mutex<Agent>>,
+    cut: Arc<Mutex<CancellationToken>>,
+    dials: Arc<AtomicUsize>,
+    ends: watch::Sender<Ends>,
+}
+
+impl Rig {
+    pub(crate) async fn start(kind: Kind) -> Self {
+        let ends = watch::Sender::new(Ends::new());
+        let (agent, incoming) = Agent::new(&AgentConfig::default()).unwrap();
+        tokio::spawn(serve(incoming, ends.clone()));
+        let current = Arc::new(Mutex::new(agent.clone()));
+        let (cut, dials) = (Arc::new(Mutex::new(CancellationToken::new())), Arc::new(AtomicUsize::new(0)));
+        let wire = Wire { kind, agent: current.clone(), cut: cut.clone(), dials: dials.clone() };
+        let (session, mut state) = Session::start(&ClientConfig::default(), wire);
+        state.wait_for(|state| *state == State::Ready).await.unwrap();
+        Self { session, agent, current, cut, dials, ends }
+    }
+
+    pub(crate) fn header(port: u16) -> Header {
+        let address = "web.default".parse().unwrap();
+        Header { request_id: uuid::Uuid::from_u128(u128::from(port)), protocol: Protocol::Tcp, port, address }
+    }
+
+    pub(crate) async fn open(&self, port: u16) -> TunnelStream {
+        self.session.open(Self::header(port)).await.unwrap()
+    }
+
+    pub(crate) async fn open_flow(&self, port: u16) -> TunnelFlow {
+        let header = Header { protocol: Protocol::Udp, ..Self::header(port) };
+        self.session.open_flow(header).await.unwrap()
+    }
+
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
+        self.session.state()
+    }
+
+    pub(crate) fn cut_all_lanes(&self) {
+        std::mem::take(&mut *self.cut.lock().unwrap()).cancel();
+    }
+
+    pub(crate) fn dials(&self) -> usize {
+        self.dials.load(Ordering::SeqCst)
+    }
+
+    /// Later dials reach an agent that knows of no session.
+    pub(crate) fn replace_agent(&self) {
+        let (agent, incoming) = Agent::new(&AgentConfig::default()).unwrap();
+        tokio::spawn(serve(incoming, self.ends.clone()));
+        *self.current.lock().unwrap() = agent;
+    }
+
+    /// How the program at a port saw its connection end.
+    pub(crate) async fn ended(&self, port: u16) -> Result<(), Status> {
+        let mut ends = self.ends.subscribe();
+        let ends = ends.wait_for(|ends| ends.contains_key(&port)).await.unwrap();
+        ends[&port]
+    }
+}
+
+async fn serve(mut incoming: mpsc::Receiver<Incoming>, ends: watch::Sender<Ends>) {
+    while let Some(incoming) = incoming.recv().await {
+        let ends = ends.clone();
+        tokio::spawn(async move {
+            let (port, end) = match incoming {
+                Incoming::Stream(stream) => (stream.header().port, program(stream).await),
+                Incoming::Flow(mut flow) => (flow.header().port, echo_datagrams(&mut flow).await),
+            };
+            ends.send_modify(|ends| {
+                ends.insert(port, end);
+            });
+        });
+    }
+}
+
+async fn echo_datagrams(flow: &mut TunnelFlow) -> Result<(), Status> {
+    loop {
+        let datagram = flow.recv().await.map_err(|closed| closed.status)?;
+        flow.send(datagram).map_err(|closed| closed.status)?;
+    }
+}
+
+async fn program(mut stream: TunnelStream) -> Result<(), Status> {
+    let status = |error: std::io::Error| StreamReset::of(&error).unwrap().status;
+    if stream.header().port == port::REFUSED {
+        stream.reset(Status::Refused);
+        return Err(Status::Refused);
+    }
+    stream.accept();
+    match stream.header().port {
+        port::BANNER => stream.write_all(b"hello").await.map_err(status)?,
+        port::LENGTH => {
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).await.map_err(status)?;
+            stream.write_all(&content(bytes.len() as u64, bytes.len())).await.map_err(status)?;
+        }
+        port::RESET => {
+            stream.write_all(&content(5_000, 5_000)).await.map_err(status)?;
+            stream.reset(Status::ResetByPeer);
+            return Err(Status::ResetByPeer);
+        }
+        port::SOURCE => loop {
+            stream.write_all(&[7; 10_000]).await.map_err(status)?;
+        },
+        _ => {
+            let mut buffer = vec![0; 20_000];
+            loop {
+                match stream.read(&mut buffer).await.map_err(status)? {
+                    0 => break,
+                    len => stream.write_all(&buffer[..len]).await.map_err(status)?,
+                }
+            }
+        }
+    }
+    stream.shutdown().await.map_err(status)?;
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.map_err(status)?;
+    Ok(())
+}
