@@ -1,10 +1,10 @@
 //! The kernel's buffers for target sockets count against the pod's memory limit too: they share a fixed sum.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::net::TcpSocket;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, UdpSocket};
 
 /// The least and most a socket's buffer is set to, in bytes per direction.
 const LEAST: usize = 16 << 10;
@@ -29,18 +29,31 @@ impl KernelBuffers {
     /// Each direction gets an eighth of what is left. While that is plenty the kernel's own tuning is as good (it
     /// stays below about the same size, and unlike a fixed size it can pass `net.core.rmem_max`). A program that
     /// is one of many gets a fixed size, down to the floor, which is given even where nothing is left.
-    pub fn clamp(&self, socket: &TcpSocket) -> Share {
-        let want = (self.0.load(Ordering::Relaxed) / 8).clamp(LEAST, MOST);
+    pub fn tcp(&self, socket: &TcpSocket) -> Share {
+        let want = self.part(8);
         if want == MOST {
             return self.take(2 * MOST);
         }
+        let socket = SockRef::from(socket);
         // The kernel doubles what it is asked for, caps it, and reports what it made of it. A refusal leaves the
         // default in place, which is reported just as well.
-        let half = u32::try_from(want / 2).unwrap_or(u32::MAX);
-        let _ = socket.set_recv_buffer_size(half);
-        let _ = socket.set_send_buffer_size(half);
-        let bytes = |size: io::Result<u32>| size.map_or(want, |size| size as usize);
-        self.take(bytes(socket.recv_buffer_size()) + bytes(socket.send_buffer_size()))
+        let _ = socket.set_recv_buffer_size(want / 2);
+        let _ = socket.set_send_buffer_size(want / 2);
+        self.take(socket.recv_buffer_size().unwrap_or(want) + socket.send_buffer_size().unwrap_or(want))
+    }
+
+    /// As for TCP, but smaller parts, as flows are many, never more than the kernel's default, and only for receiving:
+    /// what is sent does not stay, and a large datagram needs room to be cut up. An empty buffer takes any datagram.
+    pub fn udp(&self, socket: &UdpSocket) -> Share {
+        let socket = SockRef::from(socket);
+        let default = socket.recv_buffer_size().unwrap_or(MOST);
+        let want = self.part(32).min(default);
+        let _ = socket.set_recv_buffer_size(want / 2);
+        self.take(socket.recv_buffer_size().unwrap_or(want))
+    }
+
+    fn part(&self, of: usize) -> usize {
+        (self.0.load(Ordering::Relaxed) / of).clamp(LEAST, MOST)
     }
 
     /// Takes what is left, at most `bytes`.
@@ -63,23 +76,38 @@ impl Drop for Share {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_thousand_sockets_stay_within_the_budget_and_above_the_floor() {
+    /// The sum of 1,000 sockets' buffers or shares, whichever is more, and the last one's receive buffer.
+    fn thousand<S>(
+        socket: impl Fn() -> S,
+        clamp: impl Fn(&S) -> Share,
+        sizes: impl Fn(&S) -> [usize; 2],
+    ) -> (usize, usize) {
+        let sockets: Vec<_> =
+            std::iter::repeat_with(socket).take(1000).map(|socket| (clamp(&socket), socket)).collect();
+        let sum = sockets.iter().map(|(share, socket)| share.1.max(sizes(socket).iter().sum())).sum();
+        (sum, sizes(&sockets[999].1)[0])
+    }
+
+    fn udp_socket() -> UdpSocket {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        UdpSocket::from_std(socket).unwrap()
+    }
+
+    fn sizes(socket: SockRef<'_>) -> [usize; 2] {
+        [socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap()]
+    }
+
+    #[tokio::test]
+    async fn a_thousand_sockets_stay_within_the_budget_and_above_the_floor() {
         let budget = KernelBuffers::new(32 << 20);
-        let mut sockets = Vec::new();
-        let mut sum = 0;
-        for _ in 0..1000 {
-            let socket = TcpSocket::new_v4().unwrap();
-            let share = budget.clamp(&socket);
-            let set = socket.recv_buffer_size().unwrap() + socket.send_buffer_size().unwrap();
-            sum += share.1.max(set as usize);
-            sockets.push((socket, share));
+        let tcp = thousand(|| TcpSocket::new_v4().unwrap(), |s| budget.tcp(s), |s| sizes(SockRef::from(s)));
+        let udp = thousand(udp_socket, |s| budget.udp(s), |s| [sizes(SockRef::from(s))[0], 0]);
+        for (sum, last) in [tcp, udp] {
+            // The floor is given on top of the budget: 1,000 sockets, two directions.
+            assert!(sum <= (32 << 20) + 1000 * 2 * LEAST, "{sum}");
+            assert!((LEAST..2 * LEAST).contains(&last), "{last}");
         }
-        // The floor is given on top of the budget: 1,000 sockets, two directions.
-        assert!(sum <= (32 << 20) + 1000 * 2 * LEAST, "{sum}");
-        let last = sockets[999].0.recv_buffer_size().unwrap() as usize;
-        assert!((LEAST..2 * LEAST).contains(&last), "{last}");
-        drop(sockets);
         assert_eq!(budget.0.load(Ordering::Relaxed), 32 << 20);
     }
 }

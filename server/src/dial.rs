@@ -86,20 +86,21 @@ impl Dialer {
         }
     }
 
-    /// A socket connected to the first of the target's addresses that there is a route to.
+    /// A socket connected to the first of the target's addresses that there is a route to, and its share to keep.
     ///
     /// # Errors
     /// A [`DialError`] where the name does not resolve or no address can be reached.
-    pub async fn udp(&self, address: &Address, port: u16) -> Result<UdpSocket, DialError> {
+    pub async fn udp(&self, address: &Address, port: u16) -> Result<(UdpSocket, Share), DialError> {
         let mut failure = None;
         for address in self.addresses(address, port).await? {
             let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let connected = async {
                 let socket = UdpSocket::bind(any).await?;
-                socket.connect(address).await.map(|()| socket)
+                let share = self.kernel.udp(&socket);
+                socket.connect(address).await.map(|()| (socket, share))
             };
             match connected.await {
-                Ok(socket) => return Ok(socket),
+                Ok(connected) => return Ok(connected),
                 Err(error) => failure = Some(error),
             }
         }
@@ -130,7 +131,7 @@ impl Dialer {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_nodelay(true)?;
         socket.set_keepalive(true)?;
-        let share = self.kernel.clamp(&socket);
+        let share = self.kernel.tcp(&socket);
         socket.connect(address).await.map(|stream| (stream, share))
     }
 }

@@ -123,8 +123,8 @@ async fn udp(
     early: BytesMut,
     shared: &Shared,
 ) -> io::Result<Status> {
-    let socket = match shared.dialer.udp(&request.address, request.port).await {
-        Ok(socket) => socket,
+    let (socket, _share) = match shared.dialer.udp(&request.address, request.port).await {
+        Ok(connected) => connected,
         Err(error) => return Ok(not_reached(client, request, error).await),
     };
     client.write_all(&[request.code(Status::Ok)]).await?;

@@ -24,7 +24,7 @@ pub async fn serve(mut incoming: mpsc::Receiver<Incoming>, shared: Arc<Shared>) 
     }
 }
 
-async fn tcp(mut stream: TunnelStream, shared: &Shared) {
+async fn tcp(stream: TunnelStream, shared: &Shared) {
     let header = stream.header().clone();
     let id = header.request_id;
     debug!(%id, %header, "stream");
@@ -46,7 +46,7 @@ async fn udp(mut flow: TunnelFlow, shared: &Shared) {
     let id = header.request_id;
     debug!(%id, %header, "flow");
     let status = match shared.dialer.udp(&header.address, header.port).await {
-        Ok(socket) => shared.flows.run(&mut flow, &socket).await,
+        Ok((socket, _share)) => shared.flows.run(&mut flow, &socket).await,
         Err(error) => {
             debug!(%id, reason = error.reason, "target not reached");
             error.status

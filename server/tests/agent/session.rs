@@ -62,10 +62,10 @@ async fn half_close_keeps_the_reply_flowing() {
 async fn a_refused_port_is_a_reset_with_that_status() {
     let agent = Running::start().await;
     let session = client(&agent);
-    let mut stream = session.open(to(Tcp, "127.0.0.1", nobody().await.port())).await.unwrap();
+    let stream = session.open(to(Tcp, "127.0.0.1", nobody().await.port())).await.unwrap();
     assert_eq!(stream.opened().await, Err(Status::Refused));
     // The session is unharmed.
-    let mut stream = session.open(to(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
+    let stream = session.open(to(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
     assert_eq!(stream.opened().await, Ok(()));
 }
 
@@ -93,7 +93,7 @@ async fn a_stream_the_client_drops_is_a_reset_for_the_target() {
     let agent = Running::start().await;
     let session = client(&agent);
     let (listener, address) = target().await;
-    let mut stream = session.open(to(Tcp, "127.0.0.1", address.port())).await.unwrap();
+    let stream = session.open(to(Tcp, "127.0.0.1", address.port())).await.unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
     stream.opened().await.unwrap();
     drop(stream);
@@ -165,7 +165,7 @@ async fn a_session_keeps_the_agent_and_its_goodbye_ends_it() {
     let settings = Settings { idle: Some(idle), exit_on_goodbye: true, ..Settings::default() };
     let mut agent = Running::with(settings, Limits::default(), names(0, &[])).await;
     let session = client(&agent);
-    let mut stream = session.open(to(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
+    let stream = session.open(to(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
     stream.opened().await.unwrap();
     assert!(tokio::time::timeout(idle * 3, &mut agent.exit).await.is_err());
     session.close(Duration::from_secs(5)).await;
@@ -238,6 +238,6 @@ async fn what_only_begins_like_a_lane_ends_without_harm() {
         let _ = hostile.read_to_end(&mut waste).await;
     }
     let session = client(&agent);
-    let mut stream = session.open(to(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
+    let stream = session.open(to(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
     assert_eq!(stream.opened().await, Ok(()));
 }
