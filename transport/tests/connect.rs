@@ -170,6 +170,17 @@ async fn a_port_where_nobody_listens_is_unreachable() {
     assert!(error.is_retryable());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_accepts_and_then_says_nothing_is_given_up() {
+    let (listener, address) = listener().await;
+    let client = connect::client(config(&format!("https://{address}")), None).unwrap();
+    // The kernel accepts by itself; nobody ever answers the TLS hello.
+    let error = PortForward::dial(&client, "n", "p", 1, Mode::Auto).await.map(drop).unwrap_err();
+    let expected = format!("no connection to {address} within 3 s");
+    assert!(matches!(&error, DialError::Unreachable(text) if text.contains(&expected)), "{error:?}");
+    drop(listener);
+}
+
 /// A configuration whose plugin is a script with `body`, which can count its runs in `$RUNS`.
 fn with_plugin(folder: &tempfile::TempDir, body: &str) -> kube::Config {
     let script = folder.path().join("plugin");
