@@ -1,3 +1,91 @@
-//! client
+//! `kubectl relay`: reads the command line, runs, ends with the right exit code.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::{io::Write, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use clap::Parser;
+use kubectl_relay::{
+    cli::{args::Args, args::OutputArg, settings::Settings},
+    error::Error,
+    output::Output,
+    run::run,
+};
+use tracing_subscriber::EnvFilter;
+
+/// Most work is copying; more threads than this only fight over it.
+const MAX_WORKERS: usize = 4;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // `--help` comes this way too; a closed pipe is no reason to panic.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let output = Arc::new(Output::new(args.output == OutputArg::Json, args.verbosity));
+    log_to_stderr(args.verbosity);
+    match start(args, Arc::clone(&output)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            output.error(&error.to_string(), Some(&error.hint()));
+            ExitCode::from(error.exit_code())
+        }
+        Err(error) => {
+            output.error(&format!("{error:#}"), None);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: Args, output: Arc<Output>) -> anyhow::Result<Result<(), Error>> {
+    let settings = match Settings::from_args(args) {
+        Ok(settings) => settings,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(MAX_WORKERS))
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let outcome = runtime.block_on(run(settings, output));
+    // Look-ups that block (a system resolver) must not hold the end up.
+    runtime.shutdown_timeout(Duration::from_millis(50));
+    Ok(outcome)
+}
+
+fn log_to_stderr(verbosity: u8) {
+    let own = match verbosity {
+        0 | 1 => "error",
+        2 | 3 => "info",
+        4 | 5 => "debug",
+        _ => "trace",
+    };
+    let others = match verbosity {
+        0..=5 => "error",
+        6 | 7 => "debug",
+        _ => "trace",
+    };
+    let filter = format!(
+        "{others},kubectl_relay={own},relay_transport={own},relay_tunnel={own},relay_protocol={own}"
+    );
+    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(|| Quiet);
+    // Without logs there is still the program.
+    let _ = builder.try_init();
+}
+
+/// stderr that may be closed.
+struct Quiet;
+
+impl Write for Quiet {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(std::io::stderr().write(bytes).unwrap_or(bytes.len()))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

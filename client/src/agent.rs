@@ -1,0 +1,9 @@
+//! The agent's life in the cluster: its Job, what goes wrong with it, and the session that is tied to its pod.
+
+pub mod diagnosis;
+pub mod identity;
+pub mod jobs;
+pub mod launch;
+pub mod patch;
+pub mod spec;
+pub mod supervisor;

@@ -1,0 +1,259 @@
+//! The agent's Job: what Pod Security "restricted" asks for, the user's settings, their patch, and last what the
+//! agent cannot do without.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::batch::v1::Job;
+use serde_json::{Value, json};
+
+use super::{
+    identity::{MANAGED_BY, NAME, OWNER_LABEL, Owner, STARTED_BY},
+    patch::{self, PatchError},
+};
+use crate::cli::{duration::show_duration, settings::AgentSettings};
+
+/// The agent's port on its pod's loopback.
+pub const AGENT_PORT: u16 = 9527;
+/// The agent's container in its pod.
+pub const CONTAINER: &str = "agent";
+/// The agent's buffers are made for this much memory.
+const MEMORY_LIMIT: &str = "128Mi";
+
+/// The Job for one agent.
+///
+/// # Errors
+/// When the user's patch does not fit.
+pub fn job(
+    name: &str,
+    namespace: &str,
+    settings: &AgentSettings,
+    owner: &Owner,
+) -> Result<Job, PatchError> {
+    let mut template = default_template(settings);
+    if let Some(user_patch) = &settings.patch {
+        template = patch::apply(template, user_patch)?;
+    }
+    template = patch::apply(template, &required(settings, owner))?;
+    let job = json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": labels(owner),
+            "annotations": {STARTED_BY: owner.shown},
+        },
+        "spec": {
+            "parallelism": 1,
+            "completions": 1,
+            "backoffLimit": 0,
+            "ttlSecondsAfterFinished": 10,
+            "template": template,
+        }
+    });
+    Ok(serde_json::from_value(job)?)
+}
+
+fn labels(owner: &Owner) -> BTreeMap<String, String> {
+    [(MANAGED_BY.0, MANAGED_BY.1), (NAME.0, NAME.1), (OWNER_LABEL, owner.label.as_str())]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// What the user's patch may change.
+fn default_template(settings: &AgentSettings) -> Value {
+    let mut requests = BTreeMap::from([("cpu".to_owned(), "20m".to_owned()), ("memory".into(), "32Mi".into())]);
+    requests.extend(settings.requests.clone());
+    let mut limits =
+        BTreeMap::from([("cpu".to_owned(), "1".to_owned()), ("memory".into(), MEMORY_LIMIT.into())]);
+    limits.extend(settings.limits.clone());
+    let mut spec = json!({
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        // The grace for streams, and a little for the agent's own end.
+        "terminationGracePeriodSeconds": settings.drain_grace.as_secs() + 5,
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [{
+            "name": CONTAINER,
+            "imagePullPolicy": "IfNotPresent",
+            "resources": {"requests": requests, "limits": limits},
+            "securityContext": {
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        }],
+    });
+    if !settings.pull_secrets.is_empty() {
+        spec["imagePullSecrets"] = settings.pull_secrets.iter().map(|name| json!({"name": name})).collect();
+    }
+    if !settings.node_selector.is_empty() {
+        spec["nodeSelector"] = json!(settings.node_selector);
+    }
+    if !settings.tolerations.is_empty() {
+        spec["tolerations"] = json!(settings.tolerations);
+    }
+    json!({
+        "metadata": {
+            "labels": {
+                "sidecar.istio.io/inject": "false",
+            },
+            "annotations": {
+                // A mesh's proxy in the agent's pod would stand between it and its targets, and never end.
+                "sidecar.istio.io/inject": "false",
+                "linkerd.io/inject": "disabled",
+                "kuma.io/sidecar-injection": "disabled",
+                "consul.hashicorp.com/connect-inject": "false",
+                // Moving the agent to another node would cut every connection.
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+                "karpenter.sh/do-not-disrupt": "true",
+            },
+        },
+        "spec": spec,
+    })
+}
+
+/// What nothing may change: merged in after the user's patch.
+fn required(settings: &AgentSettings, owner: &Owner) -> Value {
+    let seconds = |duration| show_duration(duration);
+    json!({
+        "metadata": {
+            "labels": labels(owner),
+            "annotations": {
+                STARTED_BY: owner.shown,
+                "kubectl.kubernetes.io/default-container": CONTAINER,
+            },
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [{
+                "name": CONTAINER,
+                "image": settings.image,
+                "command": ["/relay-server"],
+                "args": [
+                    "--idle", seconds(settings.idle),
+                    "--session-life", seconds(settings.session_life),
+                    "--drain-grace", seconds(settings.drain_grace),
+                    format!("-v={}", settings.verbosity),
+                ],
+            }],
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cli::{args::Args, settings::Settings};
+
+    fn settings(arguments: &[&str]) -> AgentSettings {
+        let all = ["kubectl-relay", "x", "1"].iter().chain(arguments).copied();
+        Settings::from_args(Args::try_parse_from(all).unwrap()).unwrap().agent
+    }
+
+    fn made(arguments: &[&str]) -> Value {
+        let owner = Owner::new("jane", "laptop", "dev");
+        serde_json::to_value(job("relay-agent-1", "dev", &settings(arguments), &owner).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_pod_fits_pod_security_restricted() {
+        let job = made(&[]);
+        let spec = &job["spec"]["template"]["spec"];
+        assert_eq!(
+            spec["securityContext"],
+            json!({
+                "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"}
+            })
+        );
+        assert_eq!(
+            spec["containers"][0]["securityContext"],
+            json!({
+                "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"]}
+            })
+        );
+        assert_eq!(spec["automountServiceAccountToken"], false);
+        assert_eq!(spec["containers"][0]["resources"]["limits"]["memory"], "128Mi");
+        assert!(spec["containers"][0]["resources"]["requests"]["cpu"].is_string());
+    }
+
+    #[test]
+    fn the_job_never_retries_and_is_removed_when_finished() {
+        let job = made(&[]);
+        assert_eq!(job["spec"]["backoffLimit"], 0);
+        assert_eq!(job["spec"]["ttlSecondsAfterFinished"], 10);
+        assert_eq!(job["spec"]["template"]["spec"]["restartPolicy"], "Never");
+        assert_eq!(job["metadata"]["annotations"][STARTED_BY], "jane@laptop");
+    }
+
+    #[test]
+    fn settings_become_the_agents_arguments() {
+        let job = made(&["--agent-idle", "90s", "--session-life=1h", "--drain-grace", "500ms", "-v=4"]);
+        assert_eq!(
+            job["spec"]["template"]["spec"]["containers"][0]["args"],
+            json!(["--idle", "90s", "--session-life", "1h", "--drain-grace", "500ms", "-v=4"])
+        );
+    }
+
+    #[test]
+    fn flags_for_the_pod_reach_it() {
+        let job = made(&[
+            "--server.image=r/i:2",
+            "--server.pull-secret=a,b",
+            "--server.node-selector=zone=b",
+            "--server.toleration=spot",
+            "--server.requests=cpu=1",
+            "--server.limits=memory=1Gi",
+        ]);
+        let spec = &job["spec"]["template"]["spec"];
+        assert_eq!(spec["imagePullSecrets"], json!([{"name": "a"}, {"name": "b"}]));
+        assert_eq!(spec["nodeSelector"], json!({"zone": "b"}));
+        assert_eq!(spec["tolerations"], json!([{"key": "spot", "operator": "Exists"}]));
+        assert_eq!(spec["containers"][0]["image"], "r/i:2");
+        assert_eq!(
+            spec["containers"][0]["resources"],
+            json!({"requests": {"cpu": "1", "memory": "32Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}})
+        );
+    }
+
+    #[test]
+    fn a_patch_changes_the_pod_but_not_what_the_agent_needs() {
+        let job = made(&[
+            "-p",
+            r#"{"metadata":{"labels":{"team":"a"}},
+                "spec":{"restartPolicy":"Always","hostNetwork":true,
+                        "containers":[{"name":"agent","command":["sh"],"args":["-c"],"env":[{"name":"A","value":"1"}]}]}}"#,
+        ]);
+        let template = &job["spec"]["template"];
+        assert_eq!(template["metadata"]["labels"]["team"], "a");
+        assert_eq!(template["spec"]["hostNetwork"], true);
+        assert_eq!(template["spec"]["restartPolicy"], "Never");
+        assert_eq!(template["spec"]["containers"][0]["command"], json!(["/relay-server"]));
+        assert_eq!(template["spec"]["containers"][0]["args"][0], "--idle");
+        assert_eq!(template["spec"]["containers"][0]["env"], json!([{"name": "A", "value": "1"}]));
+    }
+
+    proptest! {
+        #[test]
+        fn no_patch_takes_the_agents_command_away(field in "command|args|image|name2", text in "[a-z]{1,6}") {
+            let patch = json!({"spec": {"containers": [{"name": "agent", field: text}]}}).to_string();
+            let owner = Owner::new("u", "m", "c");
+            if let Ok(job) = job("n", "ns", &settings(&["-p", &patch]), &owner) {
+                let job = serde_json::to_value(job).unwrap();
+                prop_assert_eq!(&job["spec"]["template"]["spec"]["containers"][0]["command"], &json!(["/relay-server"]));
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The command line in two levels: `args` is what was typed, `settings` is what it means.
+
+pub mod args;
+pub mod duration;
+pub mod help;
+pub mod settings;

@@ -1,0 +1,279 @@
+//! What was typed: one field per flag, in clap's terms. Nothing is interpreted here beyond single values.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args as ArgGroup, Parser, ValueEnum};
+
+use super::{
+    duration::parse_duration,
+    help::{ABOUT, EXAMPLES},
+};
+
+/// `kubectl relay`.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "kubectl-relay",
+    bin_name = "kubectl relay",
+    version,
+    about = "Forward TCP and UDP to anything a Kubernetes cluster can reach",
+    long_about = ABOUT,
+    after_long_help = EXAMPLES,
+    override_usage = "kubectl relay [OPTIONS] TARGET PORT... [TARGET PORT...]...",
+    max_term_width = 110
+)]
+pub struct Args {
+    /// A target, the ports after it, and more of both; see the examples of --help.
+    #[arg(value_name = "TARGET PORT", num_args = 0..)]
+    pub arguments: Vec<String>,
+
+    /// Listening.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// The session.
+    #[command(flatten)]
+    pub session: SessionArgs,
+    /// The agent.
+    #[command(flatten)]
+    pub agent: AgentArgs,
+    /// The API server.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+
+    /// Output on stdout: the Forwarding lines, or one JSON event per line.
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputArg::Text)]
+    pub output: OutputArg,
+
+    /// Log more to stderr: 2 tells states, 4 decisions, 6 requests, 8 frames.
+    #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0)]
+    pub verbosity: u8,
+}
+
+/// Where the plugin listens.
+#[derive(Debug, Clone, ArgGroup)]
+#[command(next_help_heading = "Listening")]
+pub struct ListenArgs {
+    /// Addresses to listen on: IP addresses or localhost (127.0.0.1 and ::1); repeated or comma-separated.
+    #[arg(
+        short = 'l',
+        long,
+        value_name = "ADDR",
+        value_delimiter = ',',
+        default_value = "localhost",
+        env = "KUBECTL_RELAY_ADDRESS"
+    )]
+    pub address: Vec<String>,
+
+    /// How long a new connection waits while the relay is starting or reconnecting; 0 resets it at once.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration, env = "KUBECTL_RELAY_CONNECT_WAIT")]
+    pub connect_wait: Duration,
+}
+
+/// The session with the agent.
+#[derive(Debug, Clone, ArgGroup)]
+#[command(next_help_heading = "Session")]
+pub struct SessionArgs {
+    /// How to reach the agent through the API server.
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = TransportArg::Auto, env = "KUBECTL_RELAY_TRANSPORT")]
+    pub transport: TransportArg,
+
+    /// At most so many connections to the API server carry data (1 to 16).
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16), env = "KUBECTL_RELAY_LANES")]
+    pub lanes: u8,
+
+    /// Silence on a lane after which it is asked for a sign of life; 0 turns it off.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration, env = "KUBECTL_RELAY_PING")]
+    pub ping: Duration,
+
+    /// Silence after which a lane is given up.
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parse_duration, env = "KUBECTL_RELAY_DEAD_AFTER")]
+    pub dead_after: Duration,
+
+    /// How long the agent keeps open streams without any connection to this side.
+    #[arg(long, value_name = "TIME", default_value = "30m", value_parser = parse_duration, env = "KUBECTL_RELAY_SESSION_LIFE")]
+    pub session_life: Duration,
+}
+
+/// The agent in the cluster.
+#[derive(Debug, Clone, ArgGroup)]
+#[command(next_help_heading = "Agent")]
+pub struct AgentArgs {
+    /// The agent's image.
+    #[arg(long = "server.image", value_name = "IMAGE", env = "KUBECTL_RELAY_SERVER_IMAGE")]
+    pub image: Option<String>,
+
+    /// The namespace the agent runs in [default: the current one].
+    #[arg(long = "server.namespace", value_name = "NAMESPACE", env = "KUBECTL_RELAY_SERVER_NAMESPACE")]
+    pub namespace: Option<String>,
+
+    /// A secret to pull the image with; repeatable.
+    #[arg(long = "server.pull-secret", value_name = "NAME", value_delimiter = ',')]
+    pub pull_secrets: Vec<String>,
+
+    /// Labels the agent's node must have, as KEY=VALUE; repeatable.
+    #[arg(long = "server.node-selector", value_name = "KEY=VALUE", value_delimiter = ',')]
+    pub node_selector: Vec<String>,
+
+    /// A taint the agent tolerates, as KEY, KEY=VALUE, KEY:EFFECT or KEY=VALUE:EFFECT; repeatable.
+    #[arg(long = "server.toleration", value_name = "TAINT", value_delimiter = ',')]
+    pub tolerations: Vec<String>,
+
+    /// Resources the agent asks for, as NAME=QUANTITY, for example cpu=50m,memory=64Mi.
+    #[arg(long = "server.requests", value_name = "NAME=QUANTITY", value_delimiter = ',')]
+    pub requests: Vec<String>,
+
+    /// Resources the agent may use, as NAME=QUANTITY; it needs 128Mi of memory for its buffers.
+    #[arg(long = "server.limits", value_name = "NAME=QUANTITY", value_delimiter = ',')]
+    pub limits: Vec<String>,
+
+    /// A strategic merge patch (JSON or YAML) for the agent's pod template.
+    #[arg(short = 'p', long, value_name = "PATCH", conflicts_with = "patch_file")]
+    pub patch: Option<String>,
+
+    /// A file with such a patch.
+    #[arg(long, value_name = "FILE")]
+    pub patch_file: Option<PathBuf>,
+
+    /// The agent ends itself after so long without a session.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration, env = "KUBECTL_RELAY_AGENT_IDLE")]
+    pub agent_idle: Duration,
+
+    /// How long streams may go on when the agent is asked to end.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration, env = "KUBECTL_RELAY_DRAIN_GRACE")]
+    pub drain_grace: Duration,
+
+    /// How long to wait for a pod (the agent's, or a target's) to run.
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration, env = "KUBECTL_RELAY_POD_RUNNING_TIMEOUT")]
+    pub pod_running_timeout: Duration,
+}
+
+/// kubectl's own flags.
+#[derive(Debug, Clone, Default, ArgGroup)]
+#[command(next_help_heading = "kubectl's flags")]
+pub struct ClusterArgs {
+    /// The kubeconfig file.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The kubeconfig's cluster.
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// The kubeconfig's user.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// The namespace of the targets, and of the agent.
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// The user to impersonate.
+    #[arg(long = "as", value_name = "USER")]
+    pub impersonate: Option<String>,
+    /// A group to impersonate; repeatable.
+    #[arg(long = "as-group", value_name = "GROUP")]
+    pub impersonate_groups: Vec<String>,
+    /// The uid to impersonate.
+    #[arg(long = "as-uid", value_name = "UID")]
+    pub impersonate_uid: Option<String>,
+    /// The address of the API server.
+    #[arg(short, long, value_name = "URL")]
+    pub server: Option<String>,
+    /// A bearer token for the API server.
+    #[arg(long, value_name = "TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// A file with the certificate authority's certificate.
+    #[arg(long, value_name = "FILE")]
+    pub certificate_authority: Option<PathBuf>,
+    /// The name that the server's certificate is checked against.
+    #[arg(long, value_name = "NAME")]
+    pub tls_server_name: Option<String>,
+    /// Do not check the server's certificate: anybody could be at the other end.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
+    pub insecure_skip_tls_verify: bool,
+    /// How long a single request to the API server may take; 0 waits for ever.
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_duration)]
+    pub request_timeout: Duration,
+}
+
+/// `--output`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputArg {
+    /// Forwarding lines.
+    Text,
+    /// One event per line.
+    Json,
+}
+
+/// `--transport`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TransportArg {
+    /// WebSocket, then SPDY.
+    Auto,
+    /// SPDY frames inside a WebSocket.
+    Websocket,
+    /// The older channel protocol inside a WebSocket.
+    WebsocketV4,
+    /// SPDY itself.
+    Spdy,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_defined() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_written_as_kubectl_writes_them() {
+        let args = Args::try_parse_from([
+            "kubectl-relay",
+            "-n",
+            "dev",
+            "-v=4",
+            "-l",
+            "127.0.0.1,::1",
+            "--address=10.0.0.1",
+            "--as=jane",
+            "--as-group",
+            "a",
+            "--as-group=b",
+            "--insecure-skip-tls-verify",
+            "svc/web",
+            "8080:http",
+            "--request-timeout=1m30s",
+            ":443",
+        ])
+        .unwrap();
+
+        assert_eq!(args.arguments, ["svc/web", "8080:http", ":443"]);
+        assert_eq!(args.verbosity, 4);
+        assert_eq!(args.listen.address, ["127.0.0.1", "::1", "10.0.0.1"]);
+        assert_eq!(args.cluster.impersonate_groups, ["a", "b"]);
+        assert!(args.cluster.insecure_skip_tls_verify);
+        assert_eq!(args.cluster.request_timeout, Duration::from_secs(90));
+    }
+
+    #[test]
+    fn a_server_flag_and_the_agents_flags_do_not_mix() {
+        let args = Args::try_parse_from([
+            "kubectl-relay",
+            "--server=https://h:6443",
+            "--server.image=i:1",
+            "x",
+            "1",
+        ])
+        .unwrap();
+        assert_eq!(args.cluster.server.as_deref(), Some("https://h:6443"));
+        assert_eq!(args.agent.image.as_deref(), Some("i:1"));
+    }
+
+    #[test]
+    fn lanes_have_bounds() {
+        assert!(Args::try_parse_from(["kubectl-relay", "--lanes=0", "x", "1"]).is_err());
+        assert!(Args::try_parse_from(["kubectl-relay", "--lanes=17", "x", "1"]).is_err());
+    }
+}

@@ -1,0 +1,44 @@
+//! The texts of `--help` that are too long to stand beside a flag.
+
+/// Shown under the flags by `--help`.
+pub const EXAMPLES: &str = "\
+Targets:
+  svc/NAME  pod/NAME (or a bare pod name, first)  deploy/NAME  sts/NAME  ds/NAME  rs/NAME  job/NAME
+  TYPE/NAME or TYPE.GROUP/NAME   any kind whose objects have a pod selector
+  node/NAME  ip/ADDR  host/NAME  a host name is resolved inside the cluster, by the agent
+
+Ports:
+  REMOTE         the same number on both sides
+  LOCAL:REMOTE   listen on LOCAL
+  :REMOTE        listen on a free port; the Forwarding line tells which
+  REMOTE is a number or a port's name. @tcp or @udp at the end picks the protocol; without it the
+  Service's or container's own is used, and TCP where a number exists as both.
+
+Examples:
+  # A Service's port named http on local port 8080
+  kubectl relay svc/web 8080:http
+
+  # UDP and TCP DNS of the cluster
+  kubectl relay -n kube-system svc/kube-dns 5353:53@udp 5353:53@tcp
+
+  # Several targets in one run: a database outside the cluster, and every ready pod of a deployment
+  kubectl relay host/db.internal.example.com 5432 deploy/api :8080
+
+  # Listen on all IPv4 addresses of this machine
+  kubectl relay -l 0.0.0.0 svc/web 8080:80
+
+  # An agent image from your own registry, in a namespace of its own
+  kubectl relay --server.image registry.example.com/relay-server:0.1.0 --server.namespace tools svc/web 8080:80
+
+  # An agent on nodes with a taint
+  kubectl relay -p '{\"spec\":{\"tolerations\":[{\"key\":\"spot\",\"operator\":\"Exists\"}]}}' svc/web 8080:80
+
+Exit codes: 0 after SIGINT, SIGTERM or SIGHUP; 1 for a failure; 2 for a wrong command line.";
+
+/// Shown above the flags.
+pub const ABOUT: &str = "\
+Forward local TCP and UDP ports to anything a Kubernetes cluster can reach.
+
+Starts a small unprivileged agent in your namespace, reaches it over a port-forward through the API server, and \
+carries every connection inside. Connections outlive the loss of the connection to the API server. The agent is \
+removed when the command ends.";

@@ -1,0 +1,134 @@
+//! The rights a run needs, as data: refused calls print the Role that would do, and `manifests/role.yaml` is held
+//! against the same table.
+
+use std::fmt::Write;
+
+/// One rule of a Role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// The API group; empty for the core.
+    pub group: &'static str,
+    /// The plural resource, with its subresource.
+    pub resource: &'static str,
+    /// What is done with it.
+    pub verbs: &'static [&'static str],
+}
+
+/// What the agent's namespace must allow.
+pub const AGENT_RULES: &[Rule] = &[
+    Rule { group: "batch", resource: "jobs", verbs: &["create", "delete", "list"] },
+    Rule { group: "", resource: "pods", verbs: &["list", "watch"] },
+    Rule { group: "", resource: "pods/portforward", verbs: &["get", "create"] },
+    Rule { group: "", resource: "events", verbs: &["list", "watch"] },
+];
+
+/// What the targets' namespace must allow, for the kinds with a name of their own in the grammar.
+pub const TARGET_RULES: &[Rule] = &[
+    Rule { group: "", resource: "services", verbs: &["get"] },
+    Rule { group: "discovery.k8s.io", resource: "endpointslices", verbs: &["list", "watch"] },
+    Rule { group: "apps", resource: "deployments", verbs: &["get"] },
+    Rule { group: "apps", resource: "statefulsets", verbs: &["get"] },
+    Rule { group: "apps", resource: "daemonsets", verbs: &["get"] },
+    Rule { group: "apps", resource: "replicasets", verbs: &["get"] },
+    Rule { group: "batch", resource: "jobs", verbs: &["get"] },
+];
+
+/// A Role (or, without a namespace, a ClusterRole) that allows one refused call and the rest of what a run needs.
+pub fn role_for(namespace: Option<&str>, group: &str, resource: &str, verb: &str) -> String {
+    let mut rules: Vec<(String, String, Vec<String>)> = Vec::new();
+    if namespace.is_some() {
+        let known = AGENT_RULES.iter().chain(TARGET_RULES.iter().filter(|rule| rule.resource == "services"));
+        rules.extend(known.map(|rule| {
+            let verbs = rule.verbs.iter().map(|&verb| verb.to_owned()).collect();
+            (rule.group.to_owned(), rule.resource.to_owned(), verbs)
+        }));
+    }
+    match rules.iter_mut().find(|(g, r, _)| g == group && r == resource) {
+        Some((_, _, verbs)) if verbs.iter().any(|v| v == verb) => {}
+        Some((_, _, verbs)) => verbs.push(verb.to_owned()),
+        None => rules.push((group.to_owned(), resource.to_owned(), vec![verb.to_owned()])),
+    }
+
+    let mut role = String::from("apiVersion: rbac.authorization.k8s.io/v1\n");
+    role += match namespace {
+        Some(_) => "kind: Role\n",
+        None => "kind: ClusterRole\n",
+    };
+    role += match namespace {
+        Some(_) => "metadata:\n  name: kubectl-relay\n",
+        None => "metadata:\n  name: kubectl-relay-targets\n",
+    };
+    if let Some(namespace) = namespace {
+        // Writing to a String cannot fail.
+        let _ = writeln!(role, "  namespace: {namespace}");
+    }
+    role += "rules:\n";
+    for (group, resource, verbs) in rules {
+        let _ = writeln!(
+            role,
+            "- {{apiGroups: [\"{group}\"], resources: [{resource}], verbs: [{}]}}",
+            verbs.join(", ")
+        );
+    }
+    role
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use k8s_openapi::api::rbac::v1::Role;
+
+    use super::*;
+
+    fn triples(role: &Role) -> BTreeSet<(String, String, String)> {
+        let mut triples = BTreeSet::new();
+        for rule in role.rules.iter().flatten() {
+            for group in rule.api_groups.iter().flatten() {
+                for resource in rule.resources.iter().flatten() {
+                    for verb in &rule.verbs {
+                        triples.insert((group.clone(), resource.clone(), verb.clone()));
+                    }
+                }
+            }
+        }
+        triples
+    }
+
+    #[test]
+    fn the_documented_role_holds_exactly_the_verbs_that_are_used() {
+        let manifest = include_str!("../../../manifests/role.yaml");
+        let mut documents = serde_yaml::Deserializer::from_str(manifest);
+        let role: Role = serde::Deserialize::deserialize(documents.next().unwrap()).unwrap();
+        let used: BTreeSet<_> = AGENT_RULES
+            .iter()
+            .chain(TARGET_RULES)
+            .flat_map(|rule| {
+                rule.verbs
+                    .iter()
+                    .map(|&verb| (rule.group.to_owned(), rule.resource.to_owned(), verb.to_owned()))
+            })
+            .collect();
+        assert_eq!(triples(&role), used);
+    }
+
+    #[test]
+    fn the_printed_role_allows_the_refused_call() {
+        for (group, resource, verb) in
+            [("batch", "jobs", "create"), ("apps", "deployments", "get"), ("", "pods", "list")]
+        {
+            let role: Role = serde_yaml::from_str(&role_for(Some("dev"), group, resource, verb)).unwrap();
+            assert_eq!(role.metadata.namespace.as_deref(), Some("dev"));
+            assert!(triples(&role).contains(&(group.into(), resource.into(), verb.into())));
+        }
+    }
+
+    #[test]
+    fn a_cluster_wide_resource_needs_a_cluster_role() {
+        assert_eq!(
+            role_for(None, "", "nodes", "get"),
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata:\n  name: kubectl-relay-targets\n\
+             rules:\n- {apiGroups: [\"\"], resources: [nodes], verbs: [get]}\n"
+        );
+    }
+}

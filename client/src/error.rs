@@ -1,0 +1,123 @@
+//! The one place where errors become text and exit codes.
+
+use std::io;
+
+use crate::{
+    agent::launch::LaunchError,
+    cli::settings::UsageError,
+    cluster::{
+        api::ApiError,
+        config::ConfigError,
+        connect::ConnectError,
+        resolve::ResolveError,
+    },
+    forward::listen::ListenError,
+};
+
+/// Why a run ends other than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A wrong command line.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// A kubeconfig that leads nowhere.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No client can be made.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A target that leads nowhere.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// A local port that cannot be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// An agent that does not come to run.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The agent's Job could not be removed at the end.
+    #[error("the agent's Job is left behind: {0}")]
+    LeftBehind(ApiError),
+    /// The system itself.
+    #[error("{0}: {1}")]
+    System(&'static str, io::Error),
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Usage(error) => error.hint(),
+            Self::Config(error) => error.hint(),
+            Self::Connect(ConnectError::Proxy(_)) => "correct proxy-url in the kubeconfig, or HTTPS_PROXY".into(),
+            Self::Connect(_) => "kubectl config view --minify shows what is in use".into(),
+            Self::Resolve(error) => error.hint(),
+            Self::Listen(error) => error.hint(),
+            Self::Launch(error) => error.hint(),
+            Self::LeftBehind(error) => format!("the agent ends by itself when it is idle; {}", error.hint()),
+            Self::System(..) => "this is not about the cluster: look at the limits of this machine".into(),
+        }
+    }
+
+    /// 2 for a wrong command line, 1 for everything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cluster::api::Call, output::with_hint, target::TargetError,
+    };
+
+    fn whole(error: &Error) -> (String, u8) {
+        (with_hint(&format!("error: {error}"), Some(&error.hint())), error.exit_code())
+    }
+
+    #[test]
+    fn misuse_is_told_with_what_to_type_and_exit_code_two() {
+        let error = Error::from(UsageError::from(TargetError::NoPorts("svc/web".into())));
+        assert_eq!(
+            whole(&error),
+            (
+                "error: target \"svc/web\" has no port\n\
+                 hint: name at least one port: kubectl relay svc/web 8080:80"
+                    .into(),
+                2
+            )
+        );
+    }
+
+    #[test]
+    fn a_denied_call_is_told_with_the_role_and_exit_code_one() {
+        let denied = ApiError::Denied {
+            call: Call::new("get", "", "services", "dev").on("web"),
+            message: "services \"web\" is forbidden: User \"jane\" cannot get resource \"services\"".into(),
+        };
+        let error = Error::from(ResolveError::from(denied));
+        assert_eq!(
+            whole(&error),
+            (
+                "error: not allowed to get services \"web\" in namespace \"dev\": services \"web\" is forbidden: \
+                 User \"jane\" cannot get resource \"services\"\n\
+                 hint: ask for this Role, bound to you:\n\
+                 apiVersion: rbac.authorization.k8s.io/v1\n\
+                 kind: Role\n\
+                 metadata:\n  name: kubectl-relay\n  namespace: dev\n\
+                 rules:\n\
+                 - {apiGroups: [\"batch\"], resources: [jobs], verbs: [create, delete, list]}\n\
+                 - {apiGroups: [\"\"], resources: [pods], verbs: [list, watch]}\n\
+                 - {apiGroups: [\"\"], resources: [pods/portforward], verbs: [get, create]}\n\
+                 - {apiGroups: [\"\"], resources: [events], verbs: [list, watch]}\n\
+                 - {apiGroups: [\"\"], resources: [services], verbs: [get]}"
+                    .into(),
+                1
+            )
+        );
+    }
+}

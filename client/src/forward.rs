@@ -1,0 +1,140 @@
+//! From local sockets to the session: where to, over what, and what to do while there is nothing yet.
+
+pub mod listen;
+pub mod tcp;
+pub mod udp;
+
+use std::{sync::Arc, time::Duration};
+
+use relay_protocol::{
+    Status,
+    header::{Header, Protocol},
+};
+use relay_tunnel::Session;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    agent::supervisor::Current,
+    cluster::{
+        ready::{Destination, Route},
+        resolve::Forward,
+    },
+    output::Output,
+};
+
+/// With a session that is ready, opening waits only for the agent's limit of streams.
+const LIMIT_WAIT: Duration = Duration::from_secs(10);
+
+/// What every local connection needs.
+#[derive(Clone)]
+pub struct Relay {
+    /// The session, as the supervisor has it.
+    pub current: watch::Receiver<Current>,
+    /// `--connect-wait`.
+    pub connect_wait: Duration,
+    /// Where failures are told.
+    pub output: Arc<Output>,
+    /// All tasks with a local connection, to let them end before the process does.
+    pub tasks: TaskTracker,
+}
+
+/// One forward, as its listeners see it.
+#[derive(Clone)]
+pub struct Path {
+    /// The target as typed.
+    pub target: Arc<str>,
+    /// Where connections go.
+    pub route: Arc<Route>,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+impl From<&Forward> for Path {
+    fn from(forward: &Forward) -> Self {
+        Self {
+            target: forward.target.as_str().into(),
+            route: Arc::clone(&forward.route),
+            protocol: forward.protocol,
+        }
+    }
+}
+
+/// Why a local connection is not carried.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotForwarded {
+    /// There is no way to the agent, or no ready endpoint, within `--connect-wait`.
+    #[error("{0} within the time that a new connection waits")]
+    Waited(&'static str),
+    /// The target is gone for ever.
+    #[error("{0}")]
+    Gone(String),
+    /// The session refuses.
+    #[error("{0}")]
+    Refused(Status),
+}
+
+impl Relay {
+    /// Opens a way to the path's target with `open` (a stream or a flow).
+    async fn open<T, F>(
+        &self,
+        path: &Path,
+        open: impl Fn(Session, Header) -> F,
+    ) -> Result<(T, Destination), NotForwarded>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let mut current = self.current.clone();
+        let ready = current.borrow_and_update().is_ready();
+        let wait = if ready { self.connect_wait.max(LIMIT_WAIT) } else { self.connect_wait };
+        let deadline = Instant::now() + wait;
+        let route = timeout_at(Instant::now() + self.connect_wait, path.route.destination());
+        let destination = route
+            .await
+            .map_err(|_| NotForwarded::Waited("nothing was ready to take the connection"))?
+            .map_err(NotForwarded::Gone)?;
+        let header = Header {
+            request_id: uuid::Uuid::new_v4(),
+            protocol: path.protocol,
+            port: destination.port,
+            address: destination.address.clone(),
+        };
+        let opened = timeout_at(deadline, async {
+            loop {
+                let session = session(&mut current).await;
+                match open(session, header.clone()).await {
+                    // No byte went out: another session may take it.
+                    Err(Status::AgentLost | Status::ShuttingDown) => replaced(&mut current).await,
+                    other => return other,
+                }
+            }
+        });
+        match opened.await {
+            Ok(Ok(opened)) => Ok((opened, destination)),
+            Ok(Err(status)) => Err(NotForwarded::Refused(status)),
+            Err(_) => Err(NotForwarded::Waited("the agent was not reached")),
+        }
+    }
+}
+
+async fn session(current: &mut watch::Receiver<Current>) -> Session {
+    loop {
+        if let Current::Session { session, .. } = &*current.borrow_and_update() {
+            return session.clone();
+        }
+        if current.changed().await.is_err() {
+            // The run is ending, and with it this wait.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Waits for another session than the one that has just refused.
+async fn replaced(current: &mut watch::Receiver<Current>) {
+    if current.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

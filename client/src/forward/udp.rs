@@ -1,0 +1,198 @@
+//! UDP: one flow for each local peer, so that answers find their way back; flows end by the agent's rules of expiry.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use relay_protocol::Status;
+use relay_tunnel::{FlowClosed, TunnelFlow};
+use tokio::{
+    net::UdpSocket,
+    sync::mpsc::{self, error::TrySendError},
+    time::{Instant, sleep_until},
+};
+
+use super::{Path, Relay};
+use crate::dial_failure::is_about_dialling;
+
+/// The most flows of one listener; the one that was quiet the longest makes room.
+const MAX_FLOWS: usize = 1024;
+/// Datagrams of one peer that wait for the relay; more are dropped, as a full socket buffer would.
+const QUEUE: usize = 64;
+/// The agent ends a quiet flow after at most two minutes; this is for one whose end got lost.
+const QUIET: Duration = Duration::from_secs(180);
+/// The largest payload of a datagram.
+const MAX_DATAGRAM: usize = 65_535;
+
+struct Peer {
+    /// To the flow's task. Full: the datagram is dropped. Closed: the flow has ended.
+    queue: mpsc::Sender<Bytes>,
+    last: Instant,
+}
+
+/// Receives for ever.
+pub async fn serve(socket: UdpSocket, path: Path, relay: Relay) {
+    let socket = Arc::new(socket);
+    let mut peers: HashMap<SocketAddr, Peer> = HashMap::new();
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    loop {
+        let (length, from) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(error) => {
+                // Some systems report here that an earlier answer found nobody.
+                tracing::debug!(%error, "receiving");
+                tokio::task::yield_now().await;
+                continue;
+            }
+        };
+        let datagram = Bytes::copy_from_slice(&buffer[..length]);
+        let Some(datagram) = queued(&mut peers, from, datagram) else { continue };
+
+        make_room(&mut peers);
+        let (queue, datagrams) = mpsc::channel(QUEUE);
+        // A fresh queue has room.
+        let _ = queue.try_send(datagram);
+        peers.insert(from, Peer { queue, last: Instant::now() });
+        let flow = Flow { socket: Arc::clone(&socket), peer: from, path: path.clone(), relay: relay.clone() };
+        relay.tasks.spawn(flow.carry(datagrams));
+    }
+}
+
+/// Hands a datagram to its peer's flow; gives it back when there is none.
+fn queued(peers: &mut HashMap<SocketAddr, Peer>, from: SocketAddr, datagram: Bytes) -> Option<Bytes> {
+    let Some(peer) = peers.get_mut(&from) else { return Some(datagram) };
+    peer.last = Instant::now();
+    match peer.queue.try_send(datagram) {
+        Ok(()) => None,
+        Err(TrySendError::Full(_)) => {
+            tracing::trace!(%from, "datagram dropped: queue full");
+            None
+        }
+        Err(TrySendError::Closed(datagram)) => Some(datagram),
+    }
+}
+
+fn make_room(peers: &mut HashMap<SocketAddr, Peer>) {
+    if peers.len() < MAX_FLOWS {
+        return;
+    }
+    peers.retain(|_, peer| !peer.queue.is_closed());
+    if peers.len() < MAX_FLOWS {
+        return;
+    }
+    let quietest = peers.iter().min_by_key(|(_, peer)| peer.last).map(|(address, _)| *address);
+    if let Some(quietest) = quietest {
+        // Dropping the queue ends its flow.
+        peers.remove(&quietest);
+    }
+}
+
+struct Flow {
+    socket: Arc<UdpSocket>,
+    peer: SocketAddr,
+    path: Path,
+    relay: Relay,
+}
+
+impl Flow {
+    async fn carry(self, mut datagrams: mpsc::Receiver<Bytes>) {
+        let opened = self
+            .relay
+            .open(&self.path, |session, header| async move { session.open_flow(header).await })
+            .await;
+        let (flow, destination) = match opened {
+            Ok(opened) => opened,
+            Err(why) => {
+                self.relay.output.not_forwarded(&self.path.target, &why.to_string());
+                return;
+            }
+        };
+        if let Some(FlowClosed { status }) = self.exchange(flow, &mut datagrams).await {
+            tracing::debug!(peer = %self.peer, %status, "flow closed");
+            if is_about_dialling(status) && !matches!(status, Status::AgentLost | Status::ShuttingDown) {
+                self.relay.output.dial_failed(&self.path.target, &destination, status);
+            }
+        }
+    }
+
+    /// Both ways until either end is done; `None` when it is this side.
+    async fn exchange(
+        &self,
+        mut flow: TunnelFlow,
+        datagrams: &mut mpsc::Receiver<Bytes>,
+    ) -> Option<FlowClosed> {
+        let mut quiet = Instant::now() + QUIET;
+        loop {
+            tokio::select! {
+                datagram = datagrams.recv() => {
+                    let Some(datagram) = datagram else { break };
+                    if let Err(closed) = flow.send(datagram) {
+                        return Some(closed);
+                    }
+                }
+                answer = flow.recv() => match answer {
+                    Ok(datagram) => {
+                        if let Err(error) = self.socket.send_to(&datagram, self.peer).await {
+                            tracing::debug!(%error, peer = %self.peer, "answer not delivered");
+                        }
+                    }
+                    Err(closed) => return Some(closed),
+                },
+                () = sleep_until(quiet) => break,
+            }
+            quiet = Instant::now() + QUIET;
+        }
+        flow.close(Status::Ok);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_quietest_flow_makes_room() {
+        let mut peers = HashMap::new();
+        let mut receivers = Vec::new();
+        for port in 1..=u16::try_from(MAX_FLOWS).unwrap() {
+            let (queue, receiver) = mpsc::channel(1);
+            receivers.push(receiver);
+            peers.insert(address(port), Peer { queue, last: Instant::now() });
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert!(queued(&mut peers, address(1), Bytes::new()).is_none());
+        make_room(&mut peers);
+        assert!(peers.contains_key(&address(1)) && !peers.contains_key(&address(2)));
+    }
+
+    #[tokio::test]
+    async fn ended_flows_make_room_before_living_ones() {
+        let mut peers = HashMap::new();
+        let mut receivers = Vec::new();
+        for port in 1..=u16::try_from(MAX_FLOWS).unwrap() {
+            let (queue, receiver) = mpsc::channel(1);
+            if port % 2 == 0 {
+                receivers.push(receiver);
+            }
+            peers.insert(address(port), Peer { queue, last: Instant::now() });
+        }
+        make_room(&mut peers);
+        assert_eq!(peers.len(), MAX_FLOWS / 2);
+        assert!(peers.contains_key(&address(2)) && !peers.contains_key(&address(1)));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_drops_and_an_ended_flow_gives_the_datagram_back() {
+        let (queue, receiver) = mpsc::channel(1);
+        let mut peers = HashMap::from([(address(1), Peer { queue, last: Instant::now() })]);
+        assert!(queued(&mut peers, address(1), Bytes::from_static(b"a")).is_none());
+        assert!(queued(&mut peers, address(1), Bytes::from_static(b"b")).is_none());
+        drop(receiver);
+        assert_eq!(queued(&mut peers, address(1), Bytes::from_static(b"c")), Some(Bytes::from_static(b"c")));
+        assert_eq!(queued(&mut peers, address(2), Bytes::from_static(b"d")), Some(Bytes::from_static(b"d")));
+    }
+}

@@ -1,0 +1,15 @@
+//! The plugin `kubectl relay`: local TCP and UDP ports, forwarded through an agent to anything a cluster can reach.
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod cli;
+pub mod cluster;
+pub mod dial_failure;
+pub mod dialer;
+pub mod error;
+pub mod forward;
+pub mod output;
+pub mod port;
+pub mod run;
+pub mod signals;
+pub mod target;

@@ -1,0 +1,360 @@
+//! The contract with the terminal: results on stdout (Forwarding lines, or one JSON event per line), all else on
+//! stderr, hints on lines of their own. A closed pipe ends nothing.
+
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use relay_protocol::{Status, header::Protocol};
+use serde::Serialize;
+
+use crate::{cluster::ready::Destination, dial_failure};
+
+/// A repeated failure of one forward is told once in this time, with the number of times it happened.
+const REPEAT: Duration = Duration::from_secs(10);
+
+/// What a forward listens on and leads to, for its line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardLine {
+    /// The bound address.
+    pub local: SocketAddr,
+    /// The port that the agent dials.
+    pub remote: u16,
+    /// What is forwarded.
+    pub protocol: Protocol,
+    /// The target as typed.
+    pub target: String,
+}
+
+/// Where the relay is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RelayState {
+    /// No agent yet, or no connection to it yet.
+    Connecting,
+    /// Traffic flows.
+    Ready,
+    /// The connection is lost; open connections wait for it to come back.
+    Reconnecting {
+        /// Why.
+        reason: String,
+    },
+    /// The agent is asked to end; a new one is started.
+    Draining,
+    /// The agent is gone with its connections; a new one is started.
+    AgentLost {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The terminal.
+pub struct Output {
+    json: bool,
+    verbosity: u8,
+    sink: Mutex<Sink>,
+}
+
+struct Sink {
+    stdout: Box<dyn Write + Send>,
+    stderr: Box<dyn Write + Send>,
+    /// Once stdout is closed, nothing more is written there.
+    stdout_open: bool,
+    failures: HashMap<(String, String), Repeated>,
+}
+
+struct Repeated {
+    told: Instant,
+    since: u64,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
+enum Event<'a> {
+    Forwarding { target: &'a str, address: String, port: u16, remote_port: u16, protocol: String },
+    State { state: &'a str, #[serde(skip_serializing_if = "Option::is_none")] reason: Option<&'a str> },
+    Note { message: &'a str },
+    Warning { message: &'a str, #[serde(skip_serializing_if = "Option::is_none")] hint: Option<&'a str> },
+    Error { message: &'a str, #[serde(skip_serializing_if = "Option::is_none")] hint: Option<&'a str> },
+}
+
+#[derive(Serialize)]
+struct Stamped<'a> {
+    time: String,
+    #[serde(flatten)]
+    event: Event<'a>,
+}
+
+impl Output {
+    /// The process's own stdout and stderr.
+    pub fn new(json: bool, verbosity: u8) -> Self {
+        Self::to(json, verbosity, Box::new(io::stdout()), Box::new(io::stderr()))
+    }
+
+    /// Anywhere.
+    pub fn to(
+        json: bool,
+        verbosity: u8,
+        stdout: Box<dyn Write + Send>,
+        stderr: Box<dyn Write + Send>,
+    ) -> Self {
+        let sink = Sink { stdout, stderr, stdout_open: true, failures: HashMap::new() };
+        Self { json, verbosity, sink: Mutex::new(sink) }
+    }
+
+    /// A forward's line, at the moment traffic can flow.
+    pub fn forwarding(&self, line: &ForwardLine) {
+        self.event(|| Event::Forwarding {
+            target: &line.target,
+            address: line.local.ip().to_string(),
+            port: line.local.port(),
+            remote_port: line.remote,
+            protocol: line.protocol.to_string(),
+        });
+        if !self.json {
+            let suffix = match line.protocol {
+                Protocol::Tcp => "",
+                Protocol::Udp => "/udp",
+            };
+            self.stdout(&format!("Forwarding from {} -> {}{suffix}", line.local, line.remote));
+        }
+    }
+
+    /// A change of the relay's state.
+    pub fn state(&self, state: &RelayState) {
+        let (word, reason) = match state {
+            RelayState::Connecting => ("connecting", None),
+            RelayState::Ready => ("ready", None),
+            RelayState::Reconnecting { reason } => ("reconnecting", Some(reason.as_str())),
+            RelayState::Draining => ("draining", None),
+            RelayState::AgentLost { reason } => ("agentLost", Some(reason.as_str())),
+        };
+        self.event(|| Event::State { state: word, reason });
+        let text = match state {
+            RelayState::Connecting if self.verbosity < 2 => return,
+            RelayState::Connecting => "connecting".to_owned(),
+            RelayState::Ready => "ready".to_owned(),
+            RelayState::Reconnecting { reason } => {
+                format!("reconnecting: {reason}; open connections are kept")
+            }
+            RelayState::Draining => "the agent is asked to end; starting another one".to_owned(),
+            RelayState::AgentLost { reason } => {
+                format!("agent lost: {reason}; its connections are reset, starting another one")
+            }
+        };
+        self.stderr(&text);
+    }
+
+    /// Something worth knowing.
+    pub fn note(&self, message: &str) {
+        self.event(|| Event::Note { message });
+        self.stderr(&format!("note: {message}"));
+    }
+
+    /// Something is wrong, and the run goes on.
+    pub fn warning(&self, message: &str, hint: Option<&str>) {
+        self.event(|| Event::Warning { message, hint });
+        self.stderr(&with_hint(&format!("warning: {message}"), hint));
+    }
+
+    /// Why the run ends.
+    pub fn error(&self, message: &str, hint: Option<&str>) {
+        self.event(|| Event::Error { message, hint });
+        self.stderr(&with_hint(&format!("error: {message}"), hint));
+    }
+
+    /// A connection that the agent could not make. The same failure of the same target is told once in ten seconds.
+    pub fn dial_failed(&self, target: &str, destination: &Destination, status: Status) {
+        let (message, hint) = dial_failure::sentence(target, destination, status);
+        self.repeated(target, &message, &hint, Instant::now());
+    }
+
+    /// A connection that could not even be tried.
+    pub fn not_forwarded(&self, target: &str, reason: &str) {
+        let hint = "the local connection was reset; it can be tried again";
+        self.repeated(target, &format!("{target}: {reason}"), hint, Instant::now());
+    }
+
+    fn repeated(&self, target: &str, message: &str, hint: &str, now: Instant) {
+        let key = (target.to_owned(), message.to_owned());
+        let times = {
+            let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+            match sink.failures.get_mut(&key) {
+                Some(repeated) if now.duration_since(repeated.told) < REPEAT => {
+                    repeated.since += 1;
+                    return;
+                }
+                Some(repeated) => {
+                    repeated.told = now;
+                    std::mem::take(&mut repeated.since)
+                }
+                None => {
+                    sink.failures.insert(key, Repeated { told: now, since: 0 });
+                    0
+                }
+            }
+        };
+        match times {
+            0 => self.warning(message, Some(hint)),
+            times => self.warning(&format!("{message} (and {times} times more since the last report)"), Some(hint)),
+        }
+    }
+
+    fn event<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+        if !self.json {
+            return;
+        }
+        let stamped = Stamped { time: jiff::Timestamp::now().to_string(), event: event() };
+        // Strings and numbers always make JSON.
+        if let Ok(line) = serde_json::to_string(&stamped) {
+            self.stdout(&line);
+        }
+    }
+
+    fn stdout(&self, line: &str) {
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        if !sink.stdout_open {
+            return;
+        }
+        let written = writeln!(sink.stdout, "{line}").and_then(|()| sink.stdout.flush());
+        if let Err(error) = written {
+            // A script that read the first line and closed the pipe still wants its forward.
+            tracing::debug!(%error, "stdout is closed");
+            sink.stdout_open = false;
+        }
+    }
+
+    fn stderr(&self, text: &str) {
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        // There is nowhere left to report this to.
+        let _ = writeln!(sink.stderr, "{text}").and_then(|()| sink.stderr.flush());
+    }
+}
+
+/// A message with its hint below.
+pub fn with_hint(message: &str, hint: Option<&str>) -> String {
+    match hint {
+        Some(hint) if !hint.is_empty() => format!("{message}\nhint: {hint}"),
+        _ => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use relay_protocol::header::Address;
+
+    use super::*;
+
+    /// A sink that can be read.
+    #[derive(Clone, Default)]
+    pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Captured {
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn captured(json: bool) -> (Output, Captured, Captured) {
+        let (out, err) = (Captured::default(), Captured::default());
+        (Output::to(json, 0, Box::new(out.clone()), Box::new(err.clone())), out, err)
+    }
+
+    fn line(local: &str, remote: u16, protocol: Protocol) -> ForwardLine {
+        ForwardLine { local: local.parse().unwrap(), remote, protocol, target: "svc/web".into() }
+    }
+
+    fn destination() -> Destination {
+        Destination { address: Address::Ip("10.96.0.7".parse().unwrap()), port: 80 }
+    }
+
+    #[test]
+    fn forwarding_lines_are_those_that_scripts_parse() {
+        let (output, out, err) = captured(false);
+        output.forwarding(&line("127.0.0.1:8080", 80, Protocol::Tcp));
+        output.forwarding(&line("[::1]:5353", 53, Protocol::Udp));
+        output.note("svc/dns has port 53 as tcp and as udp");
+        output.warning("the image i:1 cannot be pulled", Some("name another one"));
+        assert_eq!(out.text(), "Forwarding from 127.0.0.1:8080 -> 80\nForwarding from [::1]:5353 -> 53/udp\n");
+        assert_eq!(
+            err.text(),
+            "note: svc/dns has port 53 as tcp and as udp\nwarning: the image i:1 cannot be pulled\nhint: name another one\n"
+        );
+    }
+
+    #[test]
+    fn json_output_carries_only_events() {
+        let (output, out, err) = captured(true);
+        output.state(&RelayState::Connecting);
+        output.forwarding(&line("127.0.0.1:8080", 80, Protocol::Tcp));
+        output.state(&RelayState::Reconnecting { reason: "no answer".into() });
+        output.error("broken", Some("mend it"));
+        let events: Vec<serde_json::Value> = out
+            .text()
+            .lines()
+            .map(|line| {
+                let mut event: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert!(event.as_object_mut().unwrap().remove("time").unwrap().as_str().unwrap().ends_with('Z'));
+                event
+            })
+            .collect();
+        assert_eq!(
+            events,
+            [
+                serde_json::json!({"event": "state", "state": "connecting"}),
+                serde_json::json!({"event": "forwarding", "target": "svc/web", "address": "127.0.0.1", "port": 8080,
+                                   "remotePort": 80, "protocol": "tcp"}),
+                serde_json::json!({"event": "state", "state": "reconnecting", "reason": "no answer"}),
+                serde_json::json!({"event": "error", "message": "broken", "hint": "mend it"}),
+            ]
+        );
+        assert!(err.text().ends_with("error: broken\nhint: mend it\n"));
+    }
+
+    #[test]
+    fn a_failure_that_repeats_is_told_once_and_counted() {
+        let (output, _, err) = captured(false);
+        let start = Instant::now();
+        for seconds in [0, 1, 2, 11] {
+            output.repeated("svc/web", "refused", "h", start + Duration::from_secs(seconds));
+        }
+        assert_eq!(
+            err.text(),
+            "warning: refused\nhint: h\nwarning: refused (and 2 times more since the last report)\nhint: h\n"
+        );
+    }
+
+    #[test]
+    fn a_closed_stdout_ends_nothing() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let err = Captured::default();
+        let output = Output::to(false, 0, Box::new(Closed), Box::new(err.clone()));
+        output.forwarding(&line("127.0.0.1:8080", 80, Protocol::Tcp));
+        output.dial_failed("svc/web", &destination(), Status::Refused);
+        assert!(err.text().contains("refused"));
+    }
+}
