@@ -152,6 +152,12 @@ pub(crate) fn start(name: &str) -> Result<()> {
     up(&Plan::new(name)?, None)
 }
 
+/// Builds everything that a cluster of any version may need.
+pub(crate) fn build_all() -> Result<()> {
+    Binaries::ensure()?;
+    Binaries::ensure_newer()
+}
+
 /// Removes the cluster called `name`.
 pub(crate) fn stop(name: &str) -> Result<()> {
     down(&Plan::new(name)?)
@@ -207,7 +213,9 @@ fn up(plan: &Plan, version: Option<ApiVersion>) -> Result<()> {
     say(format!("cluster {} ({}, pods {})", plan.name, plan.api_url(), plan.pod_cidr()));
     let _lock = lock(plan)?;
     packages::install()?;
+    let version = version.unwrap_or_else(|| control_plane::remembered_version(plan));
     let binaries = Binaries::ensure()?;
+    binaries.api_server(version)?;
     let workload = node::build_workload()?;
     let sandbox = match Sandbox::find(plan) {
         Some(sandbox) => sandbox,
@@ -223,7 +231,6 @@ fn up(plan: &Plan, version: Option<ApiVersion>) -> Result<()> {
         network::ensure(plan, &sandbox)
     })?;
     certificates::ensure(plan)?;
-    let version = version.unwrap_or_else(|| control_plane::remembered_version(plan));
     if version != control_plane::remembered_version(plan) {
         control_plane::stop_api_server(&sandbox)?;
     }

@@ -103,7 +103,8 @@ pub(crate) fn write(image: &Image<'_>, archive: &Path) -> Result<()> {
 
     let folder = archive.parent().context("an archive needs a folder")?;
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-    let unfinished = archive.with_extension("tar.unfinished");
+    // Somebody else may be writing the same archive.
+    let unfinished = archive.with_extension(format!("tar.{}", std::process::id()));
     let mut tar = tar::Builder::new(File::create(&unfinished)?);
     append(&mut tar, &config_name, 0o644, config.as_bytes())?;
     append(&mut tar, &layer_name, 0o644, &layer)?;

@@ -88,6 +88,11 @@ impl Binaries {
         Ok(Self { kubernetes: ensure(&KUBERNETES)?, etcd: ensure(&ETCD)?, coredns: ensure(&COREDNS)? })
     }
 
+    /// Builds the newer API server too, so that nobody has to wait for it in the middle of a test.
+    pub(crate) fn ensure_newer() -> Result<()> {
+        ensure(&NEWER_API_SERVER).map(drop)
+    }
+
     /// Where they would be; for commands that work on a running cluster.
     pub(crate) fn cached() -> Result<Self> {
         let cache = paths::cache()?;
@@ -193,6 +198,9 @@ fn is_complete(component: &Component, folder: &Path) -> bool {
 }
 
 fn build(component: &Component, work: &Path, done: &Path) -> Result<()> {
+    if !shell::succeeds(Command::new("go").arg("version")) {
+        bail!("Go is not in PATH; install it from https://go.dev/dl, 1.26 or newer");
+    }
     let query = format!("{}@{}", component.module, component.version);
     let answer = shell::output(go(work).args(["mod", "download", "-json", &query]))?;
     let answer: serde_json::Value = serde_json::from_str(&answer).context("what `go mod download` says")?;

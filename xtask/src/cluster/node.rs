@@ -44,7 +44,6 @@ pub(crate) fn ensure_images(
     let wanted = [
         Image { name: PAUSE, program: workload, entrypoint: &["/relay-workload", "pause"] },
         Image { name: WORKLOAD, program: workload, entrypoint: &["/relay-workload"] },
-        Image { name: COREDNS, program: &coredns, entrypoint: &["/coredns"] },
     ];
     let digest = image::sha256(&fs::read(workload).with_context(|| format!("read {}", workload.display()))?);
     let note = plan.path("images");
@@ -58,6 +57,13 @@ pub(crate) fn ensure_images(
         image::write(image, &archive)?;
         archives.push(archive);
     }
+    // Large, and the same for every cluster: it stays beside the program in the cache.
+    let archive = coredns.with_extension("tar");
+    if !archive.exists() {
+        let image = Image { name: COREDNS, program: &coredns, entrypoint: &["/coredns"] };
+        image::write(&image, &archive)?;
+    }
+    archives.push(archive);
     import(plan, sandbox, &archives)?;
     fs::remove_dir_all(&folder)?;
     fs::write(&note, &digest)?;

@@ -39,6 +39,7 @@ fn prepare(runner: &Runner) -> Result<PathBuf> {
     // Compiling comes first: what does not build needs no cluster.
     let plugin = build_plugin(runner)?;
     let agent = image::build_server()?;
+    cluster::build_all()?;
     cluster::start(NAME)?;
     cluster::load(NAME, &[agent])?;
     Ok(plugin)
