@@ -4,6 +4,7 @@
 //! and retries a refused upgrade for minutes. Everything that concerns credentials (tokens, token files,
 //! exec plugins, client certificates, impersonation) is kube's.
 
+mod config;
 mod exec;
 mod io;
 mod proxy;
@@ -21,6 +22,7 @@ use tower::retry::{Policy, RetryLayer};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceBuilder};
 
+pub use config::config;
 use io::{Deadline, Transport};
 pub use proxy::{Proxy, ProxyError};
 
@@ -41,6 +43,9 @@ pub enum ConnectError {
     /// Credentials, certificates or addresses of the kubeconfig are unusable.
     #[error("the kubeconfig cannot be used: {}", crate::error::chain(.0))]
     Config(#[source] kube::Error),
+    /// The kubeconfig's cluster has an unusable entry.
+    #[error("the kubeconfig cannot be used: {0}")]
+    Cluster(String),
     /// The credential plugin failed.
     #[error("the credential plugin {command} failed: {cause}")]
     Plugin {

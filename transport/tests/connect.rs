@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kube::config::ExecConfig;
+use kube::config::{AuthInfo, Cluster, ExecConfig};
 use relay_transport::connect::{self, ConnectError, Proxy};
 use relay_transport::{DialError, Mode, PortForward};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -179,6 +179,46 @@ async fn a_server_that_accepts_and_then_says_nothing_is_given_up() {
     let expected = format!("no connection to {address} within 3 s");
     assert!(matches!(&error, DialError::Unreachable(text) if text.contains(&expected)), "{error:?}");
     drop(listener);
+}
+
+#[test]
+fn a_kubeconfigs_entries_all_reach_the_configuration() {
+    let authority = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert;
+    let twice = authority.pem().repeat(2);
+    let cluster = Cluster {
+        server: Some("https://k8s.test:6443/base".to_owned()),
+        certificate_authority_data: Some(STANDARD.encode(&twice)),
+        tls_server_name: Some("inside.test".to_owned()),
+        insecure_skip_tls_verify: Some(true),
+        ..Cluster::default()
+    };
+    let user = AuthInfo { impersonate: Some("jane".to_owned()), ..AuthInfo::default() };
+    let config = connect::config(&cluster, user, "space").unwrap();
+    assert_eq!(config.cluster_url, "https://k8s.test:6443/base");
+    assert_eq!(config.root_cert, Some(vec![authority.der().to_vec(); 2]));
+    assert_eq!(config.tls_server_name.as_deref(), Some("inside.test"));
+    assert!(config.accept_invalid_certs);
+    assert_eq!(config.default_namespace, "space");
+    assert_eq!(config.auth_info.impersonate.as_deref(), Some("jane"));
+}
+
+#[test]
+fn unusable_entries_are_named() {
+    let cases = [
+        (Cluster { server: Some("not an address".to_owned()), ..Cluster::default() }, "server"),
+        (
+            Cluster {
+                server: Some("https://k8s".to_owned()),
+                certificate_authority: Some("/nowhere/ca.crt".to_owned()),
+                ..Cluster::default()
+            },
+            "/nowhere/ca.crt",
+        ),
+    ];
+    for (cluster, expected) in cases {
+        let error = connect::config(&cluster, AuthInfo::default(), "n").unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 /// A configuration whose plugin is a script with `body`, which can count its runs in `$RUNS`.
