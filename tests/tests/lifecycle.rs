@@ -1,0 +1,105 @@
+//! How the agent comes and goes, and what the plugin leaves behind: nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here should panic")]
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use relay_tests::{Namespace, Relay, Signal, echo_once, http_get, kubectl, wait_until};
+
+const WEB: &str = "host/web.default.svc.cluster.local";
+
+#[test]
+fn signals_end_it_in_order_and_leave_nothing() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let namespace = Namespace::new("signals", &[]);
+        let (relay, address) = Relay::start(&["-n", namespace.name(), WEB, ":80"]);
+        assert!(http_get(address, "/").is_ok());
+        let exited = relay.stop(signal);
+        assert_eq!(exited.code, Some(0), "{signal:?}: {}", exited.stderr);
+        assert!(exited.took < Duration::from_secs(5), "{signal:?} took {:?}", exited.took);
+        let gone =
+            wait_until("Job and pod are gone", Duration::from_secs(5), || namespace.agents().is_empty());
+        println!("{signal:?}: ended in {:?}, Job and pod gone {gone:?} later", exited.took);
+    }
+}
+
+#[test]
+fn a_killed_plugin_leaves_an_agent_that_ends_itself_and_its_job() {
+    let namespace = Namespace::new("killed", &[]);
+    let args = ["-n", namespace.name(), "--agent-idle", "5s", WEB, ":80"];
+    let (relay, address) = Relay::start(&args);
+    assert!(http_get(address, "/").is_ok());
+    assert!(!namespace.agents().is_empty());
+    relay.signal(Signal::KILL);
+    // A session without lanes and streams lives a minute; then the idle time; then the Job's own ten seconds.
+    let gone = wait_until("Job and pod are gone", Duration::from_secs(120), || namespace.agents().is_empty());
+    println!("after SIGKILL the agent, its Job and its pod were gone in {gone:?}");
+}
+
+#[test]
+fn a_busy_local_port_fails_before_anything_is_made_in_the_cluster() {
+    let namespace = Namespace::new("busy", &[]);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let exited =
+        Relay::spawn(&["-n", namespace.name(), WEB, &format!("{port}:80")]).wait(Duration::from_secs(10));
+    assert_eq!(exited.code, Some(1));
+    assert!(
+        exited.stderr.contains(&port.to_string()) && exited.stderr.contains("hint:"),
+        "{}",
+        exited.stderr
+    );
+    assert_eq!(kubectl(&["get", "events,jobs", "-n", namespace.name(), "-o", "name"]), "");
+}
+
+#[test]
+fn pod_security_restricted_needs_no_patch() {
+    let namespace = Namespace::new("restricted", &["pod-security.kubernetes.io/enforce=restricted"]);
+    let (relay, address) = Relay::start(&["-n", namespace.name(), WEB, ":80"]);
+    assert!(http_get(address, "/").is_ok());
+    assert!(!relay.stderr().to_lowercase().contains("warning"), "{}", relay.stderr());
+}
+
+#[test]
+fn the_agent_may_live_in_another_namespace() {
+    let namespace = Namespace::new("agent", &[]);
+    let (_relay, address) = Relay::start(&["--server.namespace", namespace.name(), "svc/web", ":http"]);
+    assert!(http_get(address, "/").is_ok());
+    assert!(!namespace.agents().is_empty());
+}
+
+#[test]
+fn a_patch_reaches_the_agent_and_what_it_needs_stays() {
+    let namespace = Namespace::new("patch", &[]);
+    let patch = r#"{"metadata":{"labels":{"team":"blue"}},"spec":{"priority":null,"hostname":"relay","containers":[{"name":"relay-server","args":["--nonsense"]}]}}"#;
+    let (_relay, address) = Relay::start(&["-n", namespace.name(), "-p", patch, WEB, ":80"]);
+    assert!(http_get(address, "/").is_ok());
+    let name = kubectl(&["get", "pods", "-n", namespace.name(), "-l", "team=blue", "-o", "name"]);
+    assert!(name.starts_with("pod/"), "{name}");
+}
+
+#[test]
+fn an_agent_that_is_deleted_is_replaced_and_the_forward_goes_on() {
+    let namespace = Namespace::new("replaced", &[]);
+    let target = "host/web.default.svc.cluster.local";
+    let (relay, address) = Relay::start(&["-n", namespace.name(), target, ":7007@tcp"]);
+    let mut old = relay_tests::connect(address);
+    echo_once(&mut old, b"old").unwrap();
+    kubectl(&[
+        "delete",
+        "pods",
+        "-n",
+        namespace.name(),
+        "--all",
+        "--wait=false",
+        "--grace-period=0",
+        "--force",
+    ]);
+    assert!(echo_once(&mut old, b"lost").is_err(), "a lost agent resets its streams");
+    let back = wait_until("new connections work", Duration::from_secs(20), || {
+        echo_once(&mut relay_tests::connect(address), b"new").is_ok()
+    });
+    println!("new connections worked {back:?} after the agent's pod was deleted");
+    drop(relay);
+}

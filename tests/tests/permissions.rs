@@ -1,0 +1,111 @@
+//! Rights: the documented Role is enough, and each right that is missing is named.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here should panic")]
+
+use std::time::Duration;
+
+use relay_tests::{Namespace, Relay, echo_once, kubectl, kubectl_apply, repository};
+use serde_json::{Value, json};
+
+const WEB: &str = "host/web.default.svc.cluster.local";
+
+/// The rules of the documented Role.
+fn documented() -> Vec<Value> {
+    let path = repository("manifests/role.yaml");
+    let role = kubectl(&["create", "--dry-run=client", "-o", "json", "-f", path.to_str().unwrap()]);
+    let role: Value = serde_json::from_str(&role).unwrap();
+    let role = if role["kind"] == "List" { role["items"][0].clone() } else { role };
+    role["rules"].as_array().expect("a Role has rules").clone()
+}
+
+#[test]
+fn the_documented_role_is_enough_with_each_transport() {
+    let namespace = Namespace::new("role", &[]);
+    let user = namespace.user("dev", &json!(documented()).to_string());
+    for transport in ["websocket", "websocket-v4", "spdy", "auto"] {
+        let args = ["-n", namespace.name(), "--transport", transport, WEB, ":7007@tcp"];
+        let (_relay, address) = Relay::start_as(&user, &args);
+        echo_once(&mut relay_tests::connect(address), transport.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn the_documented_role_reaches_services_and_workloads_of_the_namespace() {
+    let namespace = Namespace::new("objects", &[]);
+    let user = namespace.user("dev", &json!(documented()).to_string());
+    let name = namespace.name();
+    kubectl_apply(
+        name,
+        r#"{"apiVersion":"v1","kind":"List","items":[
+        {"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"app"},"spec":{"replicas":1,
+          "selector":{"matchLabels":{"app":"app"}},"template":{"metadata":{"labels":{"app":"app"}},"spec":{"containers":[
+          {"name":"workload","image":"relay.test/workload:1","imagePullPolicy":"IfNotPresent","args":["serve"],
+           "ports":[{"name":"echo","containerPort":7007}]}]}}}},
+        {"apiVersion":"v1","kind":"Service","metadata":{"name":"app"},"spec":{"selector":{"app":"app"},
+          "ports":[{"name":"echo","port":7,"targetPort":"echo"}]}}]}"#,
+    );
+    kubectl(&["rollout", "status", "deployment/app", "-n", name, "--timeout=60s"]);
+    let (relay, service) = Relay::start_as(&user, &["-n", name, "svc/app", ":echo", "deploy/app", ":echo"]);
+    for address in [service, relay.next_forward()] {
+        echo_once(&mut relay_tests::connect(address), b"hello").unwrap();
+    }
+}
+
+#[test]
+fn each_missing_right_is_named_with_a_role_that_would_do() {
+    let needed = [("create", "jobs"), ("watch", "pods")];
+    for (verb, resource) in needed {
+        let namespace = Namespace::new("denied", &[]);
+        let mut rules = documented();
+        for rule in &mut rules {
+            let holds = |key: &str, value: &str| {
+                rule[key].as_array().is_some_and(|list| list.iter().any(|item| item == value))
+            };
+            if holds("resources", resource) && holds("verbs", verb) {
+                let verbs = rule["verbs"].as_array_mut().unwrap();
+                verbs.retain(|item| item != verb);
+            }
+        }
+        let user = namespace.user("dev", &json!(rules).to_string());
+        let args = ["-n", namespace.name(), "--pod-running-timeout=10s", WEB, "80"];
+        let exited = Relay::spawn_as(&user, &args).wait(Duration::from_secs(20));
+        assert_eq!(exited.code, Some(1), "{verb} {resource}: {}", exited.stderr);
+        for word in [verb, resource, "kind: Role", "hint:"] {
+            assert!(
+                exited.stderr.contains(word),
+                "{verb} {resource}: {word:?} is missing in:\n{}",
+                exited.stderr
+            );
+        }
+        println!("without {verb} on {resource}: said after {:?}", exited.took);
+    }
+}
+
+#[test]
+fn without_port_forward_the_missing_right_is_named() {
+    let namespace = Namespace::new("forward", &[]);
+    let mut rules = documented();
+    rules.retain(|rule| {
+        !rule["resources"].as_array().is_some_and(|list| list.iter().any(|item| item == "pods/portforward"))
+    });
+    let user = namespace.user("dev", &json!(rules).to_string());
+    let exited = Relay::spawn_as(&user, &["-n", namespace.name(), WEB, "80"]).wait(Duration::from_secs(30));
+    assert_eq!(exited.code, Some(1), "{}", exited.stderr);
+    assert!(exited.stderr.contains("pods/portforward"), "{}", exited.stderr);
+    assert_eq!(namespace.agents(), "", "a run that fails leaves no agent");
+}
+
+#[test]
+fn a_role_with_only_create_on_port_forward_gets_in_by_spdy() {
+    let namespace = Namespace::new("create", &[]);
+    let mut rules = documented();
+    for rule in &mut rules {
+        if rule["resources"].as_array().is_some_and(|list| list.iter().any(|item| item == "pods/portforward"))
+        {
+            rule["verbs"] = json!(["create"]);
+        }
+    }
+    let user = namespace.user("dev", &json!(rules).to_string());
+    let (_relay, address) = Relay::start_as(&user, &["-n", namespace.name(), WEB, ":7007@tcp"]);
+    echo_once(&mut relay_tests::connect(address), b"by spdy").unwrap();
+}
