@@ -48,6 +48,10 @@ fn cargo_tool(runner: &Runner, name: &str, version: &str) -> Result<PathBuf> {
     say(format!("installing {name} {version} into {}, once", root.display()));
     let mut install = super::cargo();
     install.args(["install", "--quiet", "--locked", name, "--version", version, "--root"]).arg(&root);
+    // These run for seconds: building them fast matters more than their speed.
+    for (key, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "1")] {
+        install.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
+    }
     // Not into this checkout's output: its settings and features are of no use there.
     install.env_remove("CARGO_TARGET_DIR").current_dir(std::env::temp_dir());
     runner.run(&mut install).with_context(|| {
