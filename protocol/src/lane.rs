@@ -60,6 +60,10 @@ pub(crate) struct Lane {
     /// Of these, bytes that ask for an acknowledgement and have none yet.
     eliciting: u64,
     ack_due: Option<Instant>,
+    /// The acknowledgement has fallen due and waits for the transport.
+    ack_overdue: bool,
+    /// The lane on which the latest acknowledgement travelled, if not on this one.
+    pub(crate) acked_on: Option<u64>,
     pub(crate) last_received: Instant,
     /// Since when something has been outstanding without a sign of life.
     pub(crate) waiting_since: Option<Instant>,
@@ -82,6 +86,8 @@ impl Lane {
             received: 0,
             eliciting: 0,
             ack_due: None,
+            ack_overdue: false,
+            acked_on: None,
             last_received: now,
             waiting_since: None,
             ping_due: false,
@@ -122,7 +128,7 @@ impl Lane {
     pub(crate) fn received_frames(&mut self, now: Instant, len: u64, eliciting: u64, delay: Duration) {
         self.received += len;
         self.eliciting += eliciting;
-        if self.eliciting > 0 && self.ack_due.is_none() {
+        if self.eliciting > 0 && self.ack_due.is_none() && !self.ack_overdue {
             self.ack_due = Some(now + delay);
         }
     }
@@ -131,15 +137,35 @@ impl Lane {
     pub(crate) fn heard(&mut self, now: Instant) {
         self.last_received = now;
         self.suspect = false;
-        self.waiting_since = (!self.records.is_empty() || self.ping_out.is_some()).then_some(now);
+        self.waiting_since = self.waits().then_some(now);
+    }
+
+    /// Whether anything must come from the peer, be it only its LANE_CLOSE.
+    fn waits(&self) -> bool {
+        self.has_outstanding() || self.closing == Closing::Sent
     }
 
     pub(crate) fn eliciting(&self) -> u64 {
         self.eliciting
     }
 
+    /// When an acknowledgement falls due that isn't yet.
     pub(crate) fn ack_due(&self) -> Option<Instant> {
         self.ack_due
+    }
+
+    /// Whether an acknowledgement waits no longer for company.
+    pub(crate) fn owes_ack(&self, now: Instant, threshold: u64) -> bool {
+        self.ack_overdue || self.eliciting >= threshold || self.ack_due.is_some_and(|due| due <= now)
+    }
+
+    /// Turns a time that has come into a state, so that a transport that takes nothing doesn't keep a timer in the
+    /// past.
+    pub(crate) fn note_ack_due(&mut self, now: Instant) {
+        if self.ack_due.is_some_and(|due| due <= now) {
+            self.ack_due = None;
+            self.ack_overdue = true;
+        }
     }
 
     /// The position to acknowledge, which counts as done.
@@ -149,7 +175,16 @@ impl Lane {
         }
         self.eliciting = 0;
         self.ack_due = None;
+        self.ack_overdue = false;
         Some(self.received)
+    }
+
+    /// The latest acknowledgement may not have arrived.
+    pub(crate) fn owe_ack_again(&mut self) {
+        self.acked_on = None;
+        self.eliciting = self.eliciting.max(1);
+        self.ack_overdue = true;
+        self.ack_due = None;
     }
 
     pub(crate) fn pong(&mut self, token: u64) {
@@ -174,7 +209,7 @@ impl Lane {
         if let Some(at) = newest {
             self.rtt.sample(now.saturating_duration_since(at));
         }
-        if self.records.is_empty() && self.ping_out.is_none() {
+        if !self.waits() {
             self.waiting_since = None;
         }
         Some(())

@@ -12,6 +12,9 @@ const LEAST_CHUNK: usize = 64;
 /// Above this a frame gets a chunk of exactly its size.
 const GATHER_BELOW: usize = 4_096;
 
+/// Gaps in one stream; twice what a sender may cause.
+const MAX_GAPS: u64 = 4_096;
+
 #[derive(Debug)]
 pub(crate) struct RecvHalf {
     /// In order, not yet taken by the program.
@@ -20,7 +23,7 @@ pub(crate) struct RecvHalf {
     /// Next offset wanted in order.
     next: u64,
     /// Arrived ahead of a gap, by offset; neither touching `next` nor overlapping.
-    ahead: BTreeMap<u64, Bytes>,
+    ahead: BTreeMap<u64, BytesMut>,
     final_offset: Option<u64>,
     /// What the peer was told it may send up to.
     limit: u64,
@@ -70,8 +73,11 @@ impl RecvHalf {
         self.is_complete() && self.ready.is_empty()
     }
 
-    pub(crate) fn pieces(&self) -> usize {
-        self.ahead.len()
+    /// Whether more pieces lie behind gaps than any sender causes that keeps to the rules.
+    pub(crate) fn has_too_many_gaps(&self) -> bool {
+        // Of two pieces that touch, at least half a chunk is filled.
+        let touching = (self.limit - self.next) / (GATHER_BELOW as u64 / 2);
+        self.ahead.len() as u64 > MAX_GAPS + touching
     }
 
     pub(crate) fn set_final(&mut self, offset: u64) -> Result<(), Malformed> {
@@ -114,7 +120,7 @@ impl RecvHalf {
             let (start, data) = entry.remove_entry();
             let skip = (self.next - start) as usize;
             if let Some(fresh) = data.get(skip..).filter(|fresh| !fresh.is_empty()) {
-                self.append(&Bytes::copy_from_slice(fresh));
+                self.append(fresh);
             }
         }
         Ok(true)
@@ -132,10 +138,22 @@ impl RecvHalf {
                 self.ahead.range(at..).next().map(|(&start, piece)| (start, start + piece.len() as u64));
             let (stop, resume) = following.filter(|&(start, _)| start < end).unwrap_or((end, end));
             if at < stop {
-                let fresh = &data[(at - offset) as usize..(stop - offset) as usize];
-                self.ahead.insert(at, Bytes::copy_from_slice(fresh));
+                self.put_ahead(at, &data[(at - offset) as usize..(stop - offset) as usize]);
             }
             at = resume;
+        }
+    }
+
+    /// Stores a piece behind a gap. Small pieces that touch become one, so that their number, and the memory that
+    /// each costs, follows from the gaps and not from the size of the frames.
+    fn put_ahead(&mut self, at: u64, data: &[u8]) {
+        if let Some((&start, piece)) = self.ahead.range_mut(..at).next_back()
+            && start + piece.len() as u64 == at
+            && piece.len() + data.len() <= GATHER_BELOW
+        {
+            piece.extend_from_slice(data);
+        } else {
+            self.ahead.insert(at, BytesMut::from(data));
         }
     }
 
@@ -230,7 +248,7 @@ mod tests {
                 out.extend_from_slice(&bytes);
             }
             prop_assert!(half.is_delivered());
-            prop_assert_eq!(half.pieces(), 0);
+            prop_assert!(half.ahead.is_empty());
             prop_assert_eq!(out, data);
         }
 

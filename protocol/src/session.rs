@@ -209,6 +209,8 @@ struct Stream {
     in_data: bool,
     wants_read: bool,
     wants_write: bool,
+    /// Is among those that wait for room in the send pool.
+    waits_for_pool: bool,
 }
 
 impl Stream {
@@ -226,6 +228,7 @@ impl Stream {
             in_data: false,
             wants_read: false,
             wants_write: false,
+            waits_for_pool: false,
         }
     }
 
@@ -298,6 +301,8 @@ pub struct Session {
     highest_lane: u64,
     express: Option<u64>,
     no_lanes_since: Option<Instant>,
+    /// The lanes that there are may all be dead: one more is wanted at once.
+    renew: bool,
     /// Data went over the session recently: a second lane protects it.
     busy_since: Option<Instant>,
     last_data: Instant,
@@ -357,6 +362,7 @@ impl Session {
             highest_lane: 0,
             express: None,
             no_lanes_since: Some(now),
+            renew: false,
             busy_since: None,
             last_data: now,
             data_bytes: 0,
@@ -488,11 +494,18 @@ impl Session {
         let writable = own.min(room as u64) as usize;
         if writable == 0 {
             stream.wants_write = true;
-            if own > 0 && room == 0 {
-                self.write_waiters.push_back(key);
+            if own > 0 {
+                self.wait_for_pool(key);
             }
         }
         Ok(writable)
+    }
+
+    fn wait_for_pool(&mut self, key: StreamKey) {
+        if let Some(stream) = self.streams.get_mut(key.0).filter(|stream| !stream.waits_for_pool) {
+            stream.waits_for_pool = true;
+            self.write_waiters.push_back(key);
+        }
     }
 
     /// Bytes that the send pool would still take from this session.
@@ -512,7 +525,10 @@ impl Session {
         let need = (self.send_held + len).saturating_sub(self.sending.held());
         if need > 0 && !self.sending.try_reserve(need) {
             // Another session was quicker.
-            self.write_waiters.push_back(key);
+            if let Some(stream) = self.streams.get_mut(key.0) {
+                stream.wants_write = true;
+            }
+            self.wait_for_pool(key);
             return Ok(0);
         }
         self.send_held += len;
@@ -531,11 +547,21 @@ impl Session {
         let keep = self.send_held.max(SEND_FLOOR.min(self.sending.limit() / 4));
         let surplus = self.sending.held().saturating_sub(keep);
         self.sending.release(surplus);
-        let mut room = self.send_room();
+        self.wake_write_waiters();
+    }
+
+    /// Wakes as many writers as there may be room for, and all of them where nothing is held: no acknowledgement
+    /// would wake the others later.
+    fn wake_write_waiters(&mut self) {
+        let mut room = if self.send_held == 0 { usize::MAX } else { self.send_room() };
         while room > 0 {
             let Some(key) = self.write_waiters.pop_front() else { break };
-            room = room.saturating_sub(AHEAD as usize);
-            self.wake_writer(key);
+            let Some(stream) = self.streams.get_mut(key.0) else { continue };
+            stream.waits_for_pool = false;
+            if stream.wants_write {
+                room = room.saturating_sub(AHEAD as usize);
+                self.wake_writer(key);
+            }
         }
     }
 
@@ -575,11 +601,12 @@ impl Session {
             self.renew_credit(now, key);
             return Read::Data(data);
         }
-        match (stream.reset_in, stream.reset_out) {
-            (Some(Status::ResetByPeer), _) if !stream.recv.is_complete() => {}
-            (Some(status), _) | (None, Some((status, ..))) => return Read::Reset(status),
-            _ if stream.recv.is_delivered() => return Read::End,
-            _ => {}
+        match (stream.reset_out, stream.reset_in) {
+            (Some((status, ..)), _) => return Read::Reset(status),
+            (None, Some(Status::ResetByPeer)) if !stream.recv.is_complete() => {}
+            (None, Some(status)) => return Read::Reset(status),
+            (None, None) if stream.recv.is_delivered() => return Read::End,
+            (None, None) => {}
         }
         stream.wants_read = true;
         Read::Blocked
@@ -619,7 +646,7 @@ impl Session {
         }
         if stream.id.is_none() && (status != Status::ResetByPeer || stream.send.written() == 0) {
             // Nothing of it ever went out, so there is nothing to tell.
-            stream.reset_in = Some(status);
+            stream.reset_out = Some((status, 0, ResetOut::Acked));
             let freed = stream.send.discard();
             stream.recv.discard();
             self.release_send(freed);
@@ -771,10 +798,14 @@ impl Session {
         self.ended = Some((status, text.to_owned()));
         for key in self.streams.keys().into_iter().map(StreamKey) {
             let Some(stream) = self.streams.get_mut(key.0) else { continue };
-            if stream.recv.is_complete() && stream.send.is_done() {
+            if stream.recv.is_complete() && (stream.reset_in.is_some() || stream.send.is_done()) {
                 continue;
             }
-            stream.reset_in.get_or_insert(status);
+            // A reset whose bytes will never come is worth no more than the session.
+            match stream.reset_in {
+                Some(earlier) if earlier != Status::ResetByPeer => {}
+                _ => stream.reset_in = Some(status),
+            }
             stream.recv.discard();
             let freed = stream.send.discard();
             self.release_send(freed);

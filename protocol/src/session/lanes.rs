@@ -101,6 +101,7 @@ impl Session {
 
     /// The client's next lane: its number and its hello. The one before that got no welcome is given up.
     pub fn next_hello(&mut self) -> (u64, Hello) {
+        self.renew = false;
         self.highest_lane += 1;
         let lane = self.highest_lane;
         let request = match self.instance {
@@ -173,6 +174,7 @@ impl Session {
     pub fn lane_lost(&mut self, id: u64, now: Instant) {
         let Some(index) = self.lanes.iter().position(|lane| lane.id == id) else { return };
         let mut lane = self.lanes.remove(index);
+        self.acks_lost(id);
         for item in lane.take_outstanding() {
             self.item_lost(item);
         }
@@ -180,6 +182,13 @@ impl Session {
             self.no_lanes_since = Some(now);
         }
         self.choose_express();
+    }
+
+    /// Acknowledgements of other lanes that travelled on this one may be lost with it.
+    pub(super) fn acks_lost(&mut self, id: u64) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.acked_on == Some(id)) {
+            lane.owe_ack_again();
+        }
     }
 
     pub(super) fn item_lost(&mut self, item: Item) {
@@ -238,7 +247,9 @@ impl Session {
         if self.ended.is_some() || self.goodbye.is_some() || self.role == Role::Agent {
             return false;
         }
-        self.usable_lanes() < self.lanes_wanted(now)
+        // The hello lists the lanes that are held, the silent and the closing ones too.
+        let usable = self.usable_lanes() - usize::from(self.renew && self.usable_lanes() > 0);
+        self.lanes.len() < MAX_LANES && usable < self.lanes_wanted(now)
     }
 
     fn lanes_wanted(&self, now: Instant) -> usize {
@@ -254,7 +265,7 @@ impl Session {
         let far =
             self.lanes.iter().filter_map(|lane| lane.rtt.least()).min().is_some_and(|rtt| rtt >= STRIPE_FROM);
         // One of them is express, so a limit of n bulk lanes is n + 1 in all.
-        if far && self.data_bytes >= 16 * PROTECT_BYTES { self.config.lanes + 1 } else { 2 }
+        if far && self.data_bytes >= 16 * PROTECT_BYTES { (self.config.lanes + 1).min(MAX_LANES) } else { 2 }
     }
 
     /// Retires the lanes that quiet has made superfluous.

@@ -12,8 +12,6 @@ use crate::lane::{Closing, Item};
 
 /// How long an acknowledgement may wait for company.
 const ACK_DELAY: Duration = Duration::from_millis(2);
-/// Pieces of one stream that may lie ahead of gaps; twice what a sender may cause.
-const MAX_PIECES: usize = 4_096;
 /// Overtaken flow numbers that are remembered.
 const MAX_OVERTAKEN: usize = 1_024;
 
@@ -159,7 +157,7 @@ impl Session {
             return Ok(());
         }
         let readable = stream.recv.insert(offset, data, fin)?;
-        if stream.recv.pieces() > MAX_PIECES {
+        if stream.recv.has_too_many_gaps() {
             return Err(Malformed::Violation("too many gaps in a stream"));
         }
         let complete = stream.recv.is_complete();
@@ -256,6 +254,7 @@ impl Session {
             self.item_acked(item);
         }
         self.acked = items;
+        self.finish_lane(id);
         match known {
             Some(None) => Err(Malformed::Violation("acknowledgement beyond what was sent")),
             _ => Ok(()),

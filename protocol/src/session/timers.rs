@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use crate::Status;
-use crate::lane::{Item, Lane};
+use crate::lane::{Closing, Item, Lane};
 
 /// A lane with something outstanding that is silent for this long, or four round trips, is suspect.
 const SUSPECT_AFTER: Duration = Duration::from_secs(3);
@@ -12,22 +12,23 @@ const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 impl Session {
     fn suspect_at(&self, lane: &Lane) -> Option<Instant> {
         let wait = SUSPECT_AFTER.min(self.config.dead_after).max(lane.rtt.smoothed() * 4);
-        lane.waiting_since.filter(|_| !lane.suspect).map(|since| since + wait)
+        lane.waiting_since.filter(|_| !lane.suspect)?.checked_add(wait)
     }
 
     fn dead_at(&self, lane: &Lane) -> Option<Instant> {
-        lane.waiting_since.map(|since| since + self.config.dead_after)
+        lane.waiting_since?.checked_add(self.config.dead_after)
     }
 
     fn ping_at(&self, lane: &Lane) -> Option<Instant> {
         let ping = self.config.ping?;
-        (lane.ping_out.is_none() && !lane.ping_due).then(|| lane.last_received + ping)
+        let may = lane.ping_out.is_none() && !lane.ping_due && lane.closing != Closing::Sent;
+        if may { lane.last_received.checked_add(ping) } else { None }
     }
 
     fn dies_at(&self) -> Option<Instant> {
         let busy = self.streams.len() > 0 || self.flows.len() > 0;
         let life = if busy { self.config.life } else { self.config.idle_life };
-        self.no_lanes_since.filter(|_| self.ended.is_none()).map(|since| since + life)
+        self.no_lanes_since.filter(|_| self.ended.is_none())?.checked_add(life)
     }
 
     /// When [`Session::handle_timeout`] wants to be called at the latest. An acknowledgement that falls due counts:
@@ -55,6 +56,7 @@ impl Session {
             if due(self.ping_at(lane)) {
                 self.lanes[index].ping_due = true;
             }
+            self.lanes[index].note_ack_due(now);
         }
         for id in dead {
             self.lane_over(id, now);
@@ -65,6 +67,8 @@ impl Session {
         if due(self.dies_at()) {
             self.end(Status::AgentLost, "no connection for too long");
         }
+        // Another session that shares the pool may have freed what writers here wait for.
+        self.wake_write_waiters();
         self.retire_lanes(now);
     }
 
@@ -74,13 +78,15 @@ impl Session {
         let Some(lane) = self.lane(id) else { return };
         lane.suspect = true;
         let items: Vec<Item> = lane.take_outstanding().collect();
+        self.acks_lost(id);
         for item in items {
             self.item_lost(item);
         }
         self.choose_express();
     }
 
-    /// The clocks show that this machine slept: silence so far means nothing, and every lane is probed.
+    /// The clocks show that this machine slept: silence so far means nothing, and every lane is probed, and the
+    /// client wants one more.
     pub fn woke(&mut self, now: Instant) {
         for lane in &mut self.lanes {
             lane.last_received = now;
@@ -88,6 +94,7 @@ impl Session {
             lane.ping_due = lane.ping_out.is_none();
         }
         self.no_lanes_since = self.no_lanes_since.map(|_| now);
+        self.renew = !self.lanes.is_empty();
     }
 
     /// Whether any lane is under suspicion or none is left: the program's user is told that it reconnects.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Event, FlowKey, ResetOut, Session, StreamKey};
+use super::{Event, FlowKey, ResetOut, Session, Stream, StreamKey};
 use crate::frame::{self, Frame};
 use crate::lane::{Closing, Item};
 
@@ -33,6 +33,9 @@ impl Session {
     }
 
     fn has_control(&self) -> bool {
+        if self.ended.is_some() {
+            return self.goodbye_due;
+        }
         !self.control.is_empty()
             || self.max_streams_due
             || self.drain_due
@@ -42,13 +45,13 @@ impl Session {
 
     /// Bytes received on a lane after which an acknowledgement does not wait.
     fn ack_threshold(&self) -> u64 {
-        (self.config.lane_cap / 4).min(1 << 20)
+        (self.config.lane_cap / 4).clamp(1, 1 << 20)
     }
 
     /// Whether [`Session::transmit`] would have something for this lane now.
     pub fn has_work(&self, id: u64, now: Instant) -> bool {
         let Some(lane) = self.lanes.iter().find(|lane| lane.id == id) else { return false };
-        let ack = lane.ack_due().is_some_and(|due| due <= now) || lane.eliciting() >= self.ack_threshold();
+        let ack = lane.owes_ack(now, self.ack_threshold());
         let close = lane.closing == Closing::Due && !lane.has_outstanding();
         if ack || close || lane.ping_due || !lane.pongs.is_empty() {
             return true;
@@ -107,7 +110,7 @@ impl Session {
         }
         lane.sent_plain(out.len() - before);
         let close = lane.closing == Closing::Due && !lane.has_outstanding();
-        if std::mem::take(&mut lane.ping_due) && !close {
+        if std::mem::take(&mut lane.ping_due) && !close && lane.closing != Closing::Sent {
             lane.ping_out = Some(token);
             self.token += 1;
             self.put(id, now, out, &Frame::Ping { token }, Item::Ping);
@@ -122,10 +125,11 @@ impl Session {
         let something = out.len() > start;
         let before = out.len();
         for lane in &mut self.lanes {
-            let due = lane.ack_due().is_some_and(|due| due <= now) || lane.eliciting() >= threshold;
+            let due = lane.owes_ack(now, threshold);
             // A stalled lane's acknowledgement travels on one that works.
             let wanted = if lane.id == id { something || due } else { something && lane.suspect };
             if wanted && let Some(position) = lane.take_ack() {
+                lane.acked_on = (lane.id != id).then_some(id);
                 Frame::LaneAck { lane: lane.id, position }.encode(out);
             }
         }
@@ -163,15 +167,22 @@ impl Session {
     }
 
     fn put_stream_control(&mut self, id: u64, key: StreamKey, now: Instant, out: &mut Vec<u8>) {
+        // An id is given only with a frame: the peer would wait for ever for those of an id that was skipped.
+        let over = |stream: &Stream| {
+            stream.reset_in.is_some() || matches!(stream.reset_out, Some((_, _, ResetOut::Acked)))
+        };
+        if self.streams.get(key.0).is_none_or(over) {
+            return;
+        }
         let Some(wire) = self.begin(key) else { return };
         let Some(stream) = self.streams.get_mut(key.0) else { return };
         if let Some((status, final_offset, state)) = &mut stream.reset_out {
-            if *state == ResetOut::Due && stream.reset_in.is_none() {
+            if *state == ResetOut::Due {
                 *state = ResetOut::Sent;
                 let frame = Frame::Reset { id: wire, status: *status, final_offset: *final_offset };
                 self.put(id, now, out, &frame, Item::Reset(key));
             }
-        } else if std::mem::take(&mut stream.max_data_due) && stream.reset_in.is_none() {
+        } else if std::mem::take(&mut stream.max_data_due) {
             let limit = stream.recv.limit();
             self.put(id, now, out, &Frame::MaxData { id: wire, limit }, Item::MaxData(key, limit));
         }
@@ -257,7 +268,8 @@ impl Session {
     fn put_stream(&mut self, id: u64, key: StreamKey, turn: usize, now: Instant, out: &mut Vec<u8>) {
         if let Some(stream) = self.streams.get_mut(key.0) {
             stream.in_data = false;
-            if stream.reset_in.is_some() {
+            // Here too, no id without a frame.
+            if stream.reset_in.is_some() || !stream.send.has_work() {
                 return;
             }
         }
