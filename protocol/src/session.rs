@@ -702,6 +702,7 @@ impl Session {
                     // The initial credit stays reserved for the stream that takes its place.
                     self.received.release(window.saturating_sub(self.config.initial_credit as usize));
                     self.peer_over += 1;
+                    self.lower_allowed();
                     self.raise_max_streams();
                 }
             }
@@ -738,6 +739,15 @@ impl Session {
         if limit >= self.max_streams + step {
             self.max_streams = limit;
             self.max_streams_due = true;
+        }
+    }
+
+    /// What many streams at a time made necessary is given back as they end, by not renewing it.
+    fn lower_allowed(&mut self) {
+        let open = self.peer_begun - self.peer_over;
+        if self.allowed > FIRST_STREAMS && open * 4 < self.allowed {
+            self.allowed -= 1;
+            self.received.release(self.config.initial_credit as usize);
         }
     }
 

@@ -57,7 +57,13 @@ impl Session {
 
     fn apply(&mut self, lane: u64, frame: Frame<'_>, now: Instant) -> Result<(), Malformed> {
         match frame {
-            Frame::LaneAck { lane, position } => return self.lane_acked(lane, position, now),
+            Frame::LaneAck { lane: acked, position } => {
+                self.lane_acked(acked, position, now)?;
+                // The lane that is being read is looked at when all that it brought has been counted.
+                if acked != lane {
+                    self.finish_lane(acked);
+                }
+            }
             Frame::Ping { token } => {
                 if let Some(lane) = self.lane(lane) {
                     lane.pong(token);
@@ -254,7 +260,6 @@ impl Session {
             self.item_acked(item);
         }
         self.acked = items;
-        self.finish_lane(id);
         match known {
             Some(None) => Err(Malformed::Violation("acknowledgement beyond what was sent")),
             _ => Ok(()),

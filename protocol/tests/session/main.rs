@@ -5,5 +5,11 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod ending;
+mod joining;
+mod lanes;
+mod pair;
+mod scenes;
 mod schedules;
 mod simulator;
+mod streams;

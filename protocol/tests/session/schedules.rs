@@ -110,7 +110,7 @@ fn a_plan(rng: &mut Rng, largest: u64, until: Duration) -> Plan {
         2 => client.ending = Ending::FinishAfterEnd,
         3 => {
             agent =
-                Err(rng.pick(&[Status::Refused, Status::NoSuchHost, Status::Unreachable, Status::Unknown]))
+                Err(rng.pick(&[Status::Refused, Status::NoSuchHost, Status::Unreachable, Status::Unknown]));
         }
         4 => client.ending = a_reset(rng),
         _ => {}

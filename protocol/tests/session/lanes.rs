@@ -1,0 +1,217 @@
+//! Lanes: acknowledgements, suspicion, signs of life, orderly ends.
+
+use std::time::Duration;
+
+use relay_protocol::frame::Frame;
+use relay_protocol::session::{Config, Event};
+
+use crate::pair::{Pair, frames};
+use crate::simulator::network::Side::{Agent, Client};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn an_acknowledgement_waits_two_milliseconds_for_company() {
+    // No credit to announce, which would be company.
+    let mut pair = Pair::with(Config::client(), Config { first_window: 0, ..Config::agent() });
+    pair.open("x");
+    let bytes = pair.take(Client, 1);
+    pair.give(Agent, 1, &bytes);
+    pair.take(Agent, 1);
+    let due = pair.agent.poll_timeout().expect("a time");
+    assert!(due <= pair.now + 2 * MS);
+    assert!(!pair.agent.has_work(1, pair.now));
+    pair.pass(2 * MS);
+    let acks = pair.take(Agent, 1);
+    assert_eq!(frames(&acks), [Frame::LaneAck { lane: 1, position: bytes.len() as u64 }]);
+    pair.give(Client, 1, &acks);
+    assert_eq!(pair.client.stats().send_held, 0);
+    assert_eq!(pair.take(Client, 1), b"", "an acknowledgement causes none");
+}
+
+#[test]
+fn a_transport_that_takes_nothing_keeps_no_timer_in_the_past() {
+    let mut pair = Pair::new();
+    pair.open("x");
+    let bytes = pair.take(Client, 1);
+    pair.give(Agent, 1, &bytes);
+    pair.pass(10 * MS);
+    assert!(pair.agent.poll_timeout().expect("a time") > pair.now);
+    assert!(pair.agent.has_work(1, pair.now), "the acknowledgement still waits");
+}
+
+#[test]
+fn what_was_on_a_lane_that_died_goes_out_on_the_other() {
+    let mut pair = Pair::new();
+    pair.add_lane();
+    let key = pair.open("hello");
+    pair.client.finish(key);
+    for lane in [1, 2] {
+        pair.take(Client, lane);
+    }
+    pair.client.lane_lost(2, pair.now);
+    pair.agent.lane_lost(2, pair.now);
+    pair.exchange();
+    let agent = pair.accepted();
+    assert_eq!(pair.read(Agent, agent).0, "hello");
+    assert_eq!(pair.client.stats().bytes_resent, 5);
+}
+
+#[test]
+fn what_arrived_before_the_lane_died_is_not_delivered_twice() {
+    let mut pair = Pair::new();
+    let key = pair.open("hello");
+    let bytes = pair.take(Client, 1);
+    pair.give(Agent, 1, &bytes);
+    pair.client.lane_lost(1, pair.now);
+    pair.agent.lane_lost(1, pair.now);
+    pair.add_lane();
+    pair.write(Client, key, " again");
+    pair.exchange();
+    let agent = pair.accepted();
+    assert_eq!(pair.read(Agent, agent).0, "hello again");
+}
+
+#[test]
+fn a_partial_frame_dies_with_its_lane() {
+    let mut pair = Pair::new();
+    pair.open("hello");
+    let bytes = pair.take(Client, 1);
+    let taken = pair.agent.receive(1, &bytes[..bytes.len() - 1], pair.now);
+    assert!(taken.is_ok_and(|taken| taken < bytes.len()));
+    pair.client.lane_lost(1, pair.now);
+    pair.agent.lane_lost(1, pair.now);
+    pair.add_lane();
+    pair.exchange();
+    let agent = pair.accepted();
+    assert_eq!(pair.read(Agent, agent).0, "hello");
+}
+
+#[test]
+fn a_silent_lane_is_suspected_after_three_seconds_and_given_up_after_fifteen() {
+    let mut pair = Pair::with(Config { lanes: 1, ..Config::client() }, Config::agent());
+    pair.open("x");
+    pair.take(Client, 1);
+    pair.pass(3 * SECOND - MS);
+    assert!(pair.client.is_connected() && !pair.client.wants_lane(pair.now));
+    pair.pass(MS);
+    assert!(!pair.client.is_connected());
+    assert!(pair.client.wants_lane(pair.now), "a replacement is dialled");
+    assert!(pair.client.lanes().eq([1]), "but it is not given up yet");
+    pair.pass(12 * SECOND - MS);
+    assert!(pair.client.lanes().eq([1]));
+    pair.pass(MS);
+    assert_eq!(pair.client.lanes().count(), 0);
+    assert!(pair.events(Client).contains(&Event::LaneOver(1, false)));
+}
+
+#[test]
+fn a_suspect_lane_is_replaced_and_its_frames_arrive_once() {
+    let mut pair = Pair::new();
+    pair.open("hello");
+    let late = pair.take(Client, 1);
+    pair.pass(3 * SECOND);
+    let lane = pair.add_lane();
+    assert!(pair.client.lanes().eq([lane]), "the old lane is closed when the new one is welcome");
+    pair.exchange();
+    let agent = pair.accepted();
+    pair.give(Agent, 1, &late);
+    assert_eq!(pair.read(Agent, agent).0, "hello");
+}
+
+#[test]
+fn a_suspect_lane_that_speaks_again_is_used_again() {
+    let mut pair = Pair::with(Config { lanes: 1, ..Config::client() }, Config::agent());
+    pair.open("x");
+    let late = pair.take(Client, 1);
+    pair.pass(3 * SECOND);
+    pair.give(Agent, 1, &late);
+    pair.pass(2 * MS);
+    let acks = pair.take(Agent, 1);
+    pair.give(Client, 1, &acks);
+    assert!(pair.client.is_connected() && !pair.client.wants_lane(pair.now));
+    pair.exchange();
+    assert_eq!(pair.client.stats().send_held, 0);
+}
+
+#[test]
+fn a_quiet_lane_is_asked_for_a_sign_of_life() {
+    let mut pair = Pair::new();
+    pair.pass(5 * SECOND - MS);
+    assert!(!pair.client.has_work(1, pair.now));
+    pair.pass(MS);
+    let ping = pair.take(Client, 1);
+    assert!(matches!(frames(&ping)[..], [Frame::Ping { .. }]));
+    pair.give(Agent, 1, &ping);
+    let pong = pair.take(Agent, 1);
+    assert!(matches!(frames(&pong)[..], [Frame::Pong { .. }, Frame::LaneAck { .. }]));
+    pair.give(Client, 1, &pong);
+    pair.pass(4 * SECOND);
+    assert!(pair.client.is_connected());
+}
+
+#[test]
+fn a_quiet_lane_that_does_not_answer_is_given_up() {
+    let mut pair = Pair::new();
+    pair.pass(5 * SECOND);
+    pair.take(Client, 1);
+    pair.pass(3 * SECOND);
+    assert!(pair.client.wants_lane(pair.now));
+    pair.pass(12 * SECOND);
+    assert_eq!(pair.client.lanes().count(), 0);
+}
+
+#[test]
+fn an_acknowledgement_lost_with_another_lane_is_sent_again() {
+    let mut pair = Pair::new();
+    let key = pair.open("x");
+    pair.exchange();
+    let agent = pair.accepted();
+    let lane = pair.add_lane();
+    pair.write(Agent, agent, "outstanding on the second lane");
+    pair.take(Agent, lane);
+    pair.write(Client, key, "to be acknowledged");
+    let bytes = pair.take(Client, lane);
+    pair.give(Agent, lane, &bytes);
+    // The second lane takes nothing more from the agent, which falls back on the first; that one dies.
+    pair.agent.handle_timeout(pair.now + 4 * SECOND);
+    let acked = Frame::LaneAck { lane, position: bytes.len() as u64 };
+    let lost = pair.take(Agent, 1);
+    assert!(frames(&lost).contains(&acked));
+    pair.agent.lane_lost(1, pair.now);
+    let again = pair.take(Agent, lane);
+    assert!(frames(&again).contains(&acked), "{:?}", frames(&again));
+}
+
+#[test]
+fn superfluous_lanes_end_in_good_order_after_a_minute() {
+    let mut pair = Pair::new();
+    pair.add_lane();
+    let key = pair.open("x");
+    pair.exchange();
+    let agent = pair.accepted();
+    for _ in 0..70 {
+        pair.pass(SECOND);
+        pair.exchange();
+    }
+    assert_eq!((pair.client.lanes().count(), pair.agent.lanes().count()), (1, 1));
+    let ended = |event: &Event| matches!(event, Event::LaneOver(_, true));
+    assert_eq!(pair.events(Client).iter().filter(|event| ended(event)).count(), 1);
+    assert_eq!(pair.events(Agent).iter().filter(|event| ended(event)).count(), 1);
+    pair.write(Client, key, "y");
+    pair.exchange();
+    assert_eq!(pair.read(Agent, agent).0, "xy");
+}
+
+#[test]
+fn times_beyond_what_a_clock_can_hold_are_never() {
+    let forever = Duration::MAX;
+    let config = Config { dead_after: forever, life: forever, idle_life: forever, ..Config::client() };
+    let mut pair = Pair::with(config, Config::agent());
+    pair.open("x");
+    pair.take(Client, 1);
+    assert!(pair.client.poll_timeout().is_some());
+    pair.client.lane_lost(1, pair.now);
+    assert_eq!(pair.client.poll_timeout(), None);
+}
