@@ -6,6 +6,6 @@ pub mod connect;
 pub mod discovery;
 pub mod follow;
 pub mod ports;
-pub mod ready;
 pub mod rbac;
+pub mod ready;
 pub mod resolve;

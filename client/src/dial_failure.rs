@@ -34,12 +34,14 @@ pub fn sentence(target: &str, destination: &Destination, status: Status) -> (Str
         Status::Unreachable => {
             (format!("there is no way to {place} from the cluster"), "check the address and the pod network")
         }
-        Status::Denied => {
-            (format!("the agent is not allowed to dial {place}"), "ask who runs the agent for the right to it")
-        }
-        Status::TooManyStreams => {
-            ("the agent has too many connections open".to_owned(), "close some connections, or use a second relay")
-        }
+        Status::Denied => (
+            format!("the agent is not allowed to dial {place}"),
+            "ask who runs the agent for the right to it",
+        ),
+        Status::TooManyStreams => (
+            "the agent has too many connections open".to_owned(),
+            "close some connections, or use a second relay",
+        ),
         Status::ShuttingDown => ("the agent is ending".to_owned(), "try again: another one is being started"),
         Status::AgentLost => ("the agent is gone".to_owned(), "try again: another one is being started"),
         other => (format!("{place} cannot be reached: {other}"), "run with -v=4 to see more"),

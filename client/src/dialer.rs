@@ -46,7 +46,8 @@ impl Dialer for LaneDialer {
     type Io = Lane;
 
     async fn dial(&mut self) -> Result<Lane, DialError> {
-        let (client, namespace, pod, mode) = (self.client.clone(), self.namespace.clone(), self.pod.clone(), self.mode);
+        let (client, namespace, pod, mode) =
+            (self.client.clone(), self.namespace.clone(), self.pod.clone(), self.mode);
         let handle = tokio::runtime::Handle::current();
         let dialled = tokio::task::spawn_blocking(move || {
             handle.block_on(PortForward::dial(&client, &namespace, &pod, AGENT_PORT, mode))

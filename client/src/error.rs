@@ -5,12 +5,7 @@ use std::io;
 use crate::{
     agent::launch::LaunchError,
     cli::settings::UsageError,
-    cluster::{
-        api::ApiError,
-        config::ConfigError,
-        connect::ConnectError,
-        resolve::ResolveError,
-    },
+    cluster::{api::ApiError, config::ConfigError, connect::ConnectError, resolve::ResolveError},
     forward::listen::ListenError,
 };
 
@@ -49,7 +44,9 @@ impl Error {
         match self {
             Self::Usage(error) => error.hint(),
             Self::Config(error) => error.hint(),
-            Self::Connect(ConnectError::Proxy(_)) => "correct proxy-url in the kubeconfig, or HTTPS_PROXY".into(),
+            Self::Connect(ConnectError::Proxy(_)) => {
+                "correct proxy-url in the kubeconfig, or HTTPS_PROXY".into()
+            }
             Self::Connect(_) => "kubectl config view --minify shows what is in use".into(),
             Self::Resolve(error) => error.hint(),
             Self::Listen(error) => error.hint(),
@@ -71,9 +68,7 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cluster::api::Call, output::with_hint, target::TargetError,
-    };
+    use crate::{cluster::api::Call, output::with_hint, target::TargetError};
 
     fn whole(error: &Error) -> (String, u8) {
         (with_hint(&format!("error: {error}"), Some(&error.hint())), error.exit_code())

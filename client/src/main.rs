@@ -1,7 +1,12 @@
 //! `kubectl relay`: reads the command line, runs, ends with the right exit code.
 #![forbid(unsafe_code)]
 
-use std::{io::Write, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::Parser;
@@ -69,10 +74,12 @@ fn log_to_stderr(verbosity: u8) {
         6 | 7 => "debug",
         _ => "trace",
     };
-    let filter = format!(
-        "{others},kubectl_relay={own},relay_transport={own},relay_tunnel={own},relay_protocol={own}"
-    );
-    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(|| Quiet);
+    let filter =
+        format!("{others},kubectl_relay={own},relay_transport={own},relay_tunnel={own},relay_protocol={own}");
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(|| Quiet);
     // Without logs there is still the program.
     let _ = builder.try_init();
 }

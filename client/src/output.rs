@@ -74,11 +74,31 @@ struct Repeated {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum Event<'a> {
-    Forwarding { target: &'a str, address: String, port: u16, remote_port: u16, protocol: String },
-    State { state: &'a str, #[serde(skip_serializing_if = "Option::is_none")] reason: Option<&'a str> },
-    Note { message: &'a str },
-    Warning { message: &'a str, #[serde(skip_serializing_if = "Option::is_none")] hint: Option<&'a str> },
-    Error { message: &'a str, #[serde(skip_serializing_if = "Option::is_none")] hint: Option<&'a str> },
+    Forwarding {
+        target: &'a str,
+        address: String,
+        port: u16,
+        remote_port: u16,
+        protocol: String,
+    },
+    State {
+        state: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+    },
+    Note {
+        message: &'a str,
+    },
+    Warning {
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<&'a str>,
+    },
+    Error {
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<&'a str>,
+    },
 }
 
 #[derive(Serialize)]
@@ -199,7 +219,9 @@ impl Output {
         };
         match times {
             0 => self.warning(message, Some(hint)),
-            times => self.warning(&format!("{message} (and {times} times more since the last report)"), Some(hint)),
+            times => {
+                self.warning(&format!("{message} (and {times} times more since the last report)"), Some(hint))
+            }
         }
     }
 
@@ -291,7 +313,10 @@ pub(crate) mod tests {
         output.forwarding(&line("[::1]:5353", 53, Protocol::Udp));
         output.note("svc/dns has port 53 as tcp and as udp");
         output.warning("the image i:1 cannot be pulled", Some("name another one"));
-        assert_eq!(out.text(), "Forwarding from 127.0.0.1:8080 -> 80\nForwarding from [::1]:5353 -> 53/udp\n");
+        assert_eq!(
+            out.text(),
+            "Forwarding from 127.0.0.1:8080 -> 80\nForwarding from [::1]:5353 -> 53/udp\n"
+        );
         assert_eq!(
             err.text(),
             "note: svc/dns has port 53 as tcp and as udp\nwarning: the image i:1 cannot be pulled\nhint: name another one\n"
@@ -310,7 +335,9 @@ pub(crate) mod tests {
             .lines()
             .map(|line| {
                 let mut event: serde_json::Value = serde_json::from_str(line).unwrap();
-                assert!(event.as_object_mut().unwrap().remove("time").unwrap().as_str().unwrap().ends_with('Z'));
+                assert!(
+                    event.as_object_mut().unwrap().remove("time").unwrap().as_str().unwrap().ends_with('Z')
+                );
                 event
             })
             .collect();
@@ -355,6 +382,6 @@ pub(crate) mod tests {
         let output = Output::to(false, 0, Box::new(Closed), Box::new(err.clone()));
         output.forwarding(&line("127.0.0.1:8080", 80, Protocol::Tcp));
         output.dial_failed("svc/web", &destination(), Status::Refused);
-        assert!(err.text().contains("refused"));
+        assert!(err.text().contains("refuses the connection"));
     }
 }

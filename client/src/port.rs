@@ -201,26 +201,16 @@ mod tests {
     fn every_form_of_the_grammar_is_understood() {
         let cases = [
             ("80", spec(LocalPort::Same, RemotePort::Number(number(80)), None)),
-            (
-                "8080:80",
-                spec(LocalPort::Number(number(8080)), RemotePort::Number(number(80)), None),
-            ),
+            ("8080:80", spec(LocalPort::Number(number(8080)), RemotePort::Number(number(80)), None)),
             (":80", spec(LocalPort::Free, RemotePort::Number(number(80)), None)),
             ("0:80", spec(LocalPort::Free, RemotePort::Number(number(80)), None)),
             ("http", spec(LocalPort::Same, RemotePort::Name("http".into()), None)),
             (":http", spec(LocalPort::Free, RemotePort::Name("http".into()), None)),
             (
                 "5353:53@udp",
-                spec(
-                    LocalPort::Number(number(5353)),
-                    RemotePort::Number(number(53)),
-                    Some(Protocol::Udp),
-                ),
+                spec(LocalPort::Number(number(5353)), RemotePort::Number(number(53)), Some(Protocol::Udp)),
             ),
-            (
-                ":dns-tcp@tcp",
-                spec(LocalPort::Free, RemotePort::Name("dns-tcp".into()), Some(Protocol::Tcp)),
-            ),
+            (":dns-tcp@tcp", spec(LocalPort::Free, RemotePort::Name("dns-tcp".into()), Some(Protocol::Tcp))),
             ("8080-tcp", spec(LocalPort::Same, RemotePort::Name("8080-tcp".into()), None)),
         ];
         for (text, expected) in cases {
@@ -256,11 +246,8 @@ mod tests {
     }
 
     fn any_spec() -> impl Strategy<Value = PortSpec> {
-        let local = prop_oneof![
-            Just(LocalPort::Same),
-            Just(LocalPort::Free),
-            any_port().prop_map(LocalPort::Number)
-        ];
+        let local =
+            prop_oneof![Just(LocalPort::Same), Just(LocalPort::Free), any_port().prop_map(LocalPort::Number)];
         let remote = prop_oneof![
             any_port().prop_map(RemotePort::Number),
             "[a-z][a-z0-9-]{0,10}[a-z0-9]".prop_map(RemotePort::Name)

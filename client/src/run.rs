@@ -91,7 +91,10 @@ impl Held {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if error.is_transient() => {
                 let message = format!("the agent's Job is left behind: {error}");
-                output.warning(&message, Some("the agent ends by itself when it is idle, and its Job is removed then"));
+                output.warning(
+                    &message,
+                    Some("the agent ends by itself when it is idle, and its Job is removed then"),
+                );
                 Ok(())
             }
             Ok(Err(error)) => Err(Error::LeftBehind(error)),
@@ -156,16 +159,13 @@ async fn forward_all(
 
     let relay = Relay { current, connect_wait: settings.connect_wait, output: Arc::clone(&output), tasks };
     let serving = serve(&forwards, listeners, &relay);
-    let announcing =
-        announce(&forwards, &serving, was_ready, settings.pod_running_timeout, &output);
+    let announcing = announce(&forwards, &serving, was_ready, settings.pod_running_timeout, &output);
     let removing = async {
         match jobs.remove_old(&owner, jiff::Timestamp::now()).await {
             Ok(0) => {}
             Ok(removed) => tracing::info!(removed, "old Jobs removed"),
-            Err(error) => output.warning(
-                &format!("{error}; Jobs that earlier runs left behind stay"),
-                Some(&error.hint()),
-            ),
+            Err(error) => output
+                .warning(&format!("{error}; Jobs that earlier runs left behind stay"), Some(&error.hint())),
         }
     };
     tokio::select! {

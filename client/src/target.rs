@@ -107,11 +107,7 @@ pub fn parse_arguments<S: AsRef<str>>(arguments: &[S]) -> Result<Vec<TargetSpec>
     for argument in arguments {
         let argument = argument.as_ref();
         if argument.contains('/') {
-            specs.push(TargetSpec {
-                typed: argument.into(),
-                target: argument.parse()?,
-                ports: Vec::new(),
-            });
+            specs.push(TargetSpec { typed: argument.into(), target: argument.parse()?, ports: Vec::new() });
             continue;
         }
         let Some(current) = specs.last_mut() else {
@@ -188,8 +184,7 @@ impl FromStr for Target {
         match kind.as_str() {
             "" => return Err(malformed("there is no type before the slash")),
             "ip" => {
-                let literal =
-                    name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+                let literal = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
                 return literal.parse().map(Self::Ip).map_err(|_| malformed("that is no IP address"));
             }
             "host" => {
@@ -214,7 +209,9 @@ impl Kind {
     fn parse(typed: &str, kind: &str) -> Result<Self, TargetError> {
         let well_formed = kind.split('.').all(|label| {
             !label.is_empty()
-                && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
         });
         if !well_formed {
             return Err(TargetError::Malformed {
@@ -283,10 +280,7 @@ mod tests {
             ("web-0", Target::Pod("web-0".into())),
             ("node/n1.example", Target::Node("n1.example".into())),
             ("deploy/web", Target::Workload(kind("deploy", None), "web".into())),
-            (
-                "deployments.apps/web",
-                Target::Workload(kind("deployments", Some("apps")), "web".into()),
-            ),
+            ("deployments.apps/web", Target::Workload(kind("deployments", Some("apps")), "web".into())),
             (
                 "rollouts.v1alpha1.argoproj.io/web",
                 Target::Workload(kind("rollouts", Some("v1alpha1.argoproj.io")), "web".into()),
@@ -303,8 +297,7 @@ mod tests {
 
     #[test]
     fn ports_belong_to_the_target_before_them() {
-        let specs =
-            parse_arguments(&["svc/web", "8080:http", ":443", "ip/10.0.0.1", "5353:53@udp"]).unwrap();
+        let specs = parse_arguments(&["svc/web", "8080:http", ":443", "ip/10.0.0.1", "5353:53@udp"]).unwrap();
         let summary: Vec<_> = specs
             .iter()
             .map(|spec| (spec.typed.as_str(), spec.ports.iter().map(ToString::to_string).collect::<Vec<_>>()))

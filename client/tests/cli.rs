@@ -71,7 +71,9 @@ fn an_api_server_that_is_not_there_is_a_failure_that_says_so() {
     let (_, stderr, code) = told(&["--server", "http://127.0.0.1:1", "svc/web", "80"]);
     assert_eq!(code, 1);
     assert!(
-        stderr.starts_with("error: cannot get services \"web\" in namespace \"default\", the API server cannot be reached: "),
+        stderr.starts_with(
+            "error: cannot get services \"web\" in namespace \"default\", the API server cannot be reached: "
+        ),
         "{stderr}"
     );
     assert!(stderr.contains("Connection refused"), "{stderr}");

@@ -49,7 +49,8 @@ pub fn of_pod(pod: &Pod) -> PodState {
         (false, true) => {
             return PodState::Ended(Trouble {
                 what: "the agent's pod was deleted before it ran".into(),
-                hint: "find out who deletes pods in this namespace, or use another with --server.namespace".into(),
+                hint: "find out who deletes pods in this namespace, or use another with --server.namespace"
+                    .into(),
                 fatal: true,
             });
         }
@@ -67,7 +68,14 @@ fn waiting(container: &ContainerStatus) -> Option<Trouble> {
     let pull_hint = "name an image that the nodes can pull with --server.image, with --server.pull-secret if it \
                      needs credentials";
     let trouble = |what: String, hint: &str, fatal| Some(Trouble { what, hint: hint.into(), fatal });
-    match waiting.reason.as_deref().unwrap_or_default() {
+    let reason = match waiting.reason.as_deref().unwrap_or_default() {
+        // Some runtimes find out only when they pull.
+        "ErrImagePull" | "ImagePullBackOff" if message.contains("invalid reference format") => {
+            "InvalidImageName"
+        }
+        reason => reason,
+    };
+    match reason {
         "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" => {
             trouble(format!("the image {image} cannot be pulled{said}"), pull_hint, false)
         }
@@ -157,11 +165,13 @@ pub fn of_event(event: &Event) -> Option<Trouble> {
              with --server.namespace",
             true,
         ),
-        "FailedCreate" if message.contains("denied the request") || message.contains("is forbidden") => trouble(
-            format!("the cluster does not admit the agent's pod: {}", after_forbidden(&message)),
-            "change the pod with -p/--patch as the rule asks, or use another namespace with --server.namespace",
-            !message.contains("serviceaccount") && !message.contains("service account"),
-        ),
+        "FailedCreate" if message.contains("denied the request") || message.contains("is forbidden") => {
+            trouble(
+                format!("the cluster does not admit the agent's pod: {}", after_forbidden(&message)),
+                "change the pod with -p/--patch as the rule asks, or use another namespace with --server.namespace",
+                !message.contains("serviceaccount") && !message.contains("service account"),
+            )
+        }
         "FailedCreate" => trouble(
             format!("the agent's pod cannot be made: {message}"),
             "kubectl get events says more",
@@ -214,7 +224,8 @@ mod tests {
 
     #[test]
     fn an_image_that_cannot_be_pulled_is_waited_for() {
-        let state = of_pod(&container(json!({"waiting": {"reason": "ErrImagePull", "message": "not  found"}})));
+        let state =
+            of_pod(&container(json!({"waiting": {"reason": "ErrImagePull", "message": "not  found"}})));
         let PodState::Waiting(Some(trouble)) = state else { panic!("{state:?}") };
         assert_eq!(trouble.what, "the image r/i:1 cannot be pulled: not found");
         assert!(!trouble.fatal);
@@ -224,7 +235,10 @@ mod tests {
     fn an_image_that_cannot_be_used_ends_the_run() {
         for reason in ["InvalidImageName", "ErrImageNeverPull", "RunContainerError"] {
             let state = of_pod(&container(json!({"waiting": {"reason": reason}})));
-            assert!(matches!(&state, PodState::Waiting(Some(trouble)) if trouble.fatal), "{reason}: {state:?}");
+            assert!(
+                matches!(&state, PodState::Waiting(Some(trouble)) if trouble.fatal),
+                "{reason}: {state:?}"
+            );
         }
         let ended = of_pod(&container(
             json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec format error"}}),
@@ -260,10 +274,7 @@ mod tests {
             json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}),
         ));
         let PodState::Ended(trouble) = state else { panic!("{state:?}") };
-        assert_eq!(
-            trouble.what,
-            "the agent's pod is over (Evicted): The node was low on resource: memory."
-        );
+        assert_eq!(trouble.what, "the agent's pod is over (Evicted): The node was low on resource: memory.");
     }
 
     #[test]
@@ -290,9 +301,11 @@ mod tests {
         );
         assert!(security.fatal);
 
-        let webhook =
-            of_event(&event("FailedCreate", "Error creating: admission webhook \"w\" denied the request: no"))
-                .unwrap();
+        let webhook = of_event(&event(
+            "FailedCreate",
+            "Error creating: admission webhook \"w\" denied the request: no",
+        ))
+        .unwrap();
         assert!(webhook.fatal);
         assert_eq!(of_event(&event("SuccessfulCreate", "Created pod: a-1")), None);
     }

@@ -209,7 +209,8 @@ impl Launcher {
                 if trouble.fatal {
                     return Err(LaunchError::Trouble(trouble));
                 }
-                if watch.told.insert(trouble.what.clone()) {
+                // Kubernetes words one trouble in several ways; what to do about it stays the same.
+                if watch.told.insert(trouble.hint.clone()) {
                     self.output.warning(&trouble.what, Some(&trouble.hint));
                 }
                 last = Some(trouble);
@@ -260,7 +261,9 @@ impl Watch {
         [job_objects, pod_events]
             .into_iter()
             .flatten()
-            .flat_map(|objects| objects.values().filter_map(|event| diagnosis::of_event(event)).collect::<Vec<_>>())
+            .flat_map(|objects| {
+                objects.values().filter_map(|event| diagnosis::of_event(event)).collect::<Vec<_>>()
+            })
             .collect()
     }
 }

@@ -284,8 +284,7 @@ mod tests {
 
     #[test]
     fn retained_keys_are_all_that_stays() {
-        let result =
-            patched(r#"{"spec":{"$retainKeys":["containers","dnsPolicy"],"dnsPolicy":"Default"}}"#);
+        let result = patched(r#"{"spec":{"$retainKeys":["containers","dnsPolicy"],"dnsPolicy":"Default"}}"#);
         let keys: Vec<_> = result["spec"].as_object().unwrap().keys().collect();
         assert_eq!(keys, ["containers", "dnsPolicy"]);
     }

@@ -23,12 +23,7 @@ const MEMORY_LIMIT: &str = "128Mi";
 ///
 /// # Errors
 /// When the user's patch does not fit.
-pub fn job(
-    name: &str,
-    namespace: &str,
-    settings: &AgentSettings,
-    owner: &Owner,
-) -> Result<Job, PatchError> {
+pub fn job(name: &str, namespace: &str, settings: &AgentSettings, owner: &Owner) -> Result<Job, PatchError> {
     let mut template = default_template(settings);
     if let Some(user_patch) = &settings.patch {
         template = patch::apply(template, user_patch)?;
@@ -63,7 +58,8 @@ fn labels(owner: &Owner) -> BTreeMap<String, String> {
 
 /// What the user's patch may change.
 fn default_template(settings: &AgentSettings) -> Value {
-    let mut requests = BTreeMap::from([("cpu".to_owned(), "20m".to_owned()), ("memory".into(), "32Mi".into())]);
+    let mut requests =
+        BTreeMap::from([("cpu".to_owned(), "20m".to_owned()), ("memory".into(), "32Mi".into())]);
     requests.extend(settings.requests.clone());
     let mut limits =
         BTreeMap::from([("cpu".to_owned(), "1".to_owned()), ("memory".into(), MEMORY_LIMIT.into())]);

@@ -102,7 +102,12 @@ pub struct AgentArgs {
     pub image: Option<String>,
 
     /// The namespace the agent runs in [default: the current one].
-    #[arg(id = "server_namespace", long = "server.namespace", value_name = "NAMESPACE", env = "KUBECTL_RELAY_SERVER_NAMESPACE")]
+    #[arg(
+        id = "server_namespace",
+        long = "server.namespace",
+        value_name = "NAMESPACE",
+        env = "KUBECTL_RELAY_SERVER_NAMESPACE"
+    )]
     pub namespace: Option<String>,
 
     /// A secret to pull the image with; repeatable.

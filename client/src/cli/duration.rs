@@ -18,19 +18,32 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         let (number, after) = rest.split_at(digits);
         let unit_end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
         let (unit, next) = after.split_at(unit_end);
-        let factor = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 0.001,
-            _ => return Err(wrong()),
-        };
-        let number: f64 = number.parse().map_err(|_| wrong())?;
-        let part = Duration::try_from_secs_f64(number * factor).map_err(|_| wrong())?;
+        let part = parse_part(number, unit).ok_or_else(wrong)?;
         total = total.checked_add(part).ok_or_else(wrong)?;
         rest = next;
     }
     if text.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+/// One number with its unit, in whole nanoseconds: a fraction of a second must not come out rounded.
+fn parse_part(number: &str, unit: &str) -> Option<Duration> {
+    let nanos_per_unit: u64 = match unit {
+        "h" => 3_600_000_000_000,
+        "m" => 60_000_000_000,
+        "s" => 1_000_000_000,
+        "ms" => 1_000_000,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() || fraction.contains('.') || fraction.len() > 6 {
+        return None;
+    }
+    let mut nanos = whole.parse::<u64>().ok()?.checked_mul(nanos_per_unit)?;
+    if !fraction.is_empty() {
+        let digits = u32::try_from(fraction.len()).ok()?;
+        nanos = nanos.checked_add(fraction.parse::<u64>().ok()? * nanos_per_unit / 10u64.pow(digits))?;
+    }
+    Some(Duration::from_nanos(nanos))
 }
 
 /// A duration for messages and for the agent's arguments: whole units where they fit.
@@ -53,14 +66,8 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_kubectl_reads_them() {
-        let cases = [
-            ("0", 0),
-            ("5", 5000),
-            ("10s", 10_000),
-            ("1m30s", 90_000),
-            ("500ms", 500),
-            ("1.5h", 5_400_000),
-        ];
+        let cases =
+            [("0", 0), ("5", 5000), ("10s", 10_000), ("1m30s", 90_000), ("500ms", 500), ("1.5h", 5_400_000)];
         for (text, millis) in cases {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }

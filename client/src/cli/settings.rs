@@ -139,7 +139,9 @@ impl UsageError {
     pub fn hint(&self) -> String {
         match self {
             Self::Target(error) => error.hint(),
-            Self::Address(_) => "give an IP address of this machine, or localhost: --address 127.0.0.1".into(),
+            Self::Address(_) => {
+                "give an IP address of this machine, or localhost: --address 127.0.0.1".into()
+            }
             Self::Form { flag, form, .. } => format!("write {flag} {form}"),
             Self::DeadBeforePing { .. } => "make --dead-after at least twice --ping, or --ping 0".into(),
             Self::PatchFile { .. } => "name a file with a JSON or YAML patch of the pod template".into(),
@@ -218,10 +220,7 @@ fn parse_addresses(typed: &[String]) -> Result<Vec<ListenAddress>, UsageError> {
             other => {
                 let literal =
                     other.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(other);
-                literal
-                    .parse()
-                    .map(ListenAddress::Ip)
-                    .map_err(|_| UsageError::Address(text.clone()))?
+                literal.parse().map(ListenAddress::Ip).map_err(|_| UsageError::Address(text.clone()))?
             }
         };
         if !addresses.contains(&address) {
@@ -331,9 +330,6 @@ mod tests {
     #[test]
     fn an_address_named_twice_is_listened_on_once() {
         let settings = settings(&["-l", "localhost,::1,localhost", "x", "1"]).unwrap();
-        assert_eq!(
-            settings.addresses,
-            [ListenAddress::Localhost, ListenAddress::Ip("::1".parse().unwrap())]
-        );
+        assert_eq!(settings.addresses, [ListenAddress::Localhost, ListenAddress::Ip("::1".parse().unwrap())]);
     }
 }

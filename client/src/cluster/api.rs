@@ -171,7 +171,9 @@ impl ApiError {
             403 | 422 => Self::Rejected { call, message },
             400 if message.contains("admission webhook") => Self::Rejected { call, message },
             404 => match status.details.as_ref().map(|details| (details.kind.as_str(), &details.name)) {
-                Some(("namespaces", name)) if call.resource != "namespaces" => Self::NoNamespace(name.clone()),
+                Some(("namespaces", name)) if call.resource != "namespaces" => {
+                    Self::NoNamespace(name.clone())
+                }
                 _ if call.name.is_some() => Self::NotFound { call },
                 _ => Self::Other { call, message },
             },

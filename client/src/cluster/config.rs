@@ -52,7 +52,8 @@ impl ConfigError {
             Self::Unknown { what, .. } => format!("kubectl config get-{what}s lists them"),
             Self::CertificateAuthority { .. } => "name a PEM file that you may read".into(),
             Self::Kubeconfig(_) => {
-                "name a kubeconfig with --kubeconfig or KUBECONFIG; kubectl config view shows the one in use".into()
+                "name a kubeconfig with --kubeconfig or KUBECONFIG; kubectl config view shows the one in use"
+                    .into()
             }
         }
     }
@@ -304,7 +305,8 @@ contexts:
 
     #[tokio::test]
     async fn a_context_without_a_namespace_means_default() {
-        let config = load(ClusterArgs { context: Some("two".into()), ..ClusterArgs::default() }).await.unwrap();
+        let config =
+            load(ClusterArgs { context: Some("two".into()), ..ClusterArgs::default() }).await.unwrap();
         assert_eq!(config.namespace, "default");
     }
 

@@ -44,7 +44,8 @@ pub async fn client(config: &ClusterConfig) -> Result<Client, ConnectError> {
     if !renewing {
         return Ok(first);
     }
-    let current = Arc::new(Renewing { source, current: Mutex::new(Generation { client: first, refused: false }) });
+    let current =
+        Arc::new(Renewing { source, current: Mutex::new(Generation { client: first, refused: false }) });
     let service = service_fn(move |request: Request<Body>| {
         let current = Arc::clone(&current);
         async move { current.send(request).await }

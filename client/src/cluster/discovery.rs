@@ -52,12 +52,10 @@ pub async fn served(client: &Client, kind: &Kind, limit: Duration) -> Result<Opt
 }
 
 fn well_known(kind: &Kind) -> Option<Served> {
-    let (_, group, version, name, plural) =
-        WELL_KNOWN.iter().find(|(names, group, version, ..)| {
-            names.contains(&kind.name.as_str()) && group_fits(kind, group, version)
-        })?;
-    let resource =
-        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, name), plural);
+    let (_, group, version, name, plural) = WELL_KNOWN.iter().find(|(names, group, version, ..)| {
+        names.contains(&kind.name.as_str()) && group_fits(kind, group, version)
+    })?;
+    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, name), plural);
     Some(Served { resource, namespaced: true })
 }
 
@@ -148,7 +146,9 @@ mod tests {
 
     #[test]
     fn other_kinds_are_found_by_any_of_their_names() {
-        for typed in ["rollouts", "rollout", "ro", "Rollout", "rollouts.argoproj.io", "ro.v1alpha1.argoproj.io"] {
+        for typed in
+            ["rollouts", "rollout", "ro", "Rollout", "rollouts.argoproj.io", "ro.v1alpha1.argoproj.io"]
+        {
             let served = find(&kind(typed), &discovered()).unwrap();
             assert_eq!(served.resource.api_version, "argoproj.io/v1alpha1", "{typed}");
             assert!(served.namespaced);

@@ -1,11 +1,6 @@
 //! A local copy of some objects, kept by list and watch: an expired watch lists again, a broken one is tried again.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Debug,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use kube::{

@@ -169,9 +169,7 @@ pub fn select(
 pub fn plain(target: &str, spec: &PortSpec) -> Result<Selected, PortLookupError> {
     match &spec.remote {
         RemotePort::Number(number) => Ok(undeclared(*number, spec.protocol)),
-        RemotePort::Name(name) => {
-            Err(PortLookupError::NoNames { target: target.into(), port: name.clone() })
-        }
+        RemotePort::Name(name) => Err(PortLookupError::NoNames { target: target.into(), port: name.clone() }),
     }
 }
 

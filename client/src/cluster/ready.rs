@@ -261,8 +261,7 @@ mod tests {
     #[test]
     fn only_ready_pods_are_dialled_each_at_its_own_port_number() {
         let mut leaving = pod("d", "10.0.0.4", true, 80);
-        leaving.metadata.deletion_timestamp =
-            serde_json::from_value(json!("2030-01-01T00:00:00Z")).unwrap();
+        leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2030-01-01T00:00:00Z")).unwrap();
         let pods = snapshot(vec![
             pod("a", "10.0.0.1", true, 80),
             pod("b", "10.0.0.2", false, 80),
@@ -271,10 +270,7 @@ mod tests {
         ]);
         let named = EndpointPort::Named("http".into(), Protocol::Tcp);
         assert_eq!(pod_destinations(&pods, &named), [to("10.0.0.1", 80), to("10.0.0.3", 8080)]);
-        assert_eq!(
-            pod_destinations(&pods, &EndpointPort::Number(9)),
-            [to("10.0.0.1", 9), to("10.0.0.3", 9)]
-        );
+        assert_eq!(pod_destinations(&pods, &EndpointPort::Number(9)), [to("10.0.0.1", 9), to("10.0.0.3", 9)]);
     }
 
     #[test]

@@ -96,9 +96,13 @@ impl ResolveError {
             Self::ExternalName { .. } => "correct the Service's externalName, or use host/NAME".into(),
             Self::NodeAddress(_) => "use ip/ADDR with an address of the node".into(),
             Self::NothingReady { target, .. } => {
-                format!("kubectl describe {target} says what it waits for; --pod-running-timeout gives it longer")
+                format!(
+                    "kubectl describe {target} says what it waits for; --pod-running-timeout gives it longer"
+                )
             }
-            Self::Gone(_) => "name a pod that runs, or a workload such as deploy/NAME to follow its pods".into(),
+            Self::Gone(_) => {
+                "name a pod that runs, or a workload such as deploy/NAME to follow its pods".into()
+            }
         }
     }
 }
@@ -296,10 +300,9 @@ impl Resolver {
                 }
             }
         };
-        tokio::time::timeout(self.pod_timeout, ready).await.map_err(|_| ResolveError::NothingReady {
-            target: spec.typed.clone(),
-            waited: self.pod_timeout,
-        })
+        tokio::time::timeout(self.pod_timeout, ready)
+            .await
+            .map_err(|_| ResolveError::NothingReady { target: spec.typed.clone(), waited: self.pod_timeout })
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -352,7 +355,9 @@ fn each_port(
 /// The selector of an object's pods, as the API takes it: from its spec, or as its scale status shows it.
 fn pod_selector(object: &Value) -> Option<String> {
     let from_spec = object.pointer("/spec/selector").and_then(|selector| match selector {
-        Value::Object(fields) if fields.contains_key("matchLabels") || fields.contains_key("matchExpressions") => {
+        Value::Object(fields)
+            if fields.contains_key("matchLabels") || fields.contains_key("matchExpressions") =>
+        {
             serde_json::from_value(selector.clone()).ok().as_ref().and_then(selector_text)
         }
         Value::Object(fields) => {

@@ -119,11 +119,7 @@ fn expand(addresses: &[ListenAddress]) -> Vec<(IpAddr, bool)> {
     wanted
 }
 
-fn bind_all(
-    wanted: &[(IpAddr, bool)],
-    mut port: u16,
-    protocol: Protocol,
-) -> Result<Vec<Bound>, ListenError> {
+fn bind_all(wanted: &[(IpAddr, bool)], mut port: u16, protocol: Protocol) -> Result<Vec<Bound>, ListenError> {
     let mut bound = Vec::new();
     let mut absent = None;
     for (ip, optional) in wanted {
@@ -216,19 +212,12 @@ mod tests {
     async fn an_address_of_another_machine_is_named() {
         let elsewhere = ListenAddress::Ip("192.0.2.1".parse().unwrap());
         let error = bind(&[elsewhere], LocalPort::Free, Protocol::Tcp).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "cannot listen on 192.0.2.1:0 (tcp): this machine has no such address"
-        );
+        assert_eq!(error.to_string(), "cannot listen on 192.0.2.1:0 (tcp): this machine has no such address");
     }
 
     #[test]
     fn an_address_that_is_also_in_localhost_is_bound_once_and_must_exist() {
-        let wanted =
-            expand(&[ListenAddress::Localhost, ListenAddress::Ip(Ipv6Addr::LOCALHOST.into())]);
-        assert_eq!(
-            wanted,
-            [(Ipv4Addr::LOCALHOST.into(), true), (Ipv6Addr::LOCALHOST.into(), false)]
-        );
+        let wanted = expand(&[ListenAddress::Localhost, ListenAddress::Ip(Ipv6Addr::LOCALHOST.into())]);
+        assert_eq!(wanted, [(Ipv4Addr::LOCALHOST.into(), true), (Ipv6Addr::LOCALHOST.into(), false)]);
     }
 }

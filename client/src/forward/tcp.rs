@@ -22,9 +22,7 @@ pub async fn serve(listener: TcpListener, path: Path, relay: Relay) {
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
-                relay
-                    .output
-                    .not_forwarded(&path.target, &format!("cannot accept a connection: {error}"));
+                relay.output.not_forwarded(&path.target, &format!("cannot accept a connection: {error}"));
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -123,7 +123,9 @@ async fn removing_the_agents_job() {
         "POST" => Answer::Json(201, json!({"metadata": {"name": "j"}})),
         _ => list(vec![]),
     });
-    let job = serde_json::from_value(json!({"metadata": {"name": "relay-agent-1"}, "spec": {"template": {}}})).unwrap();
+    let job =
+        serde_json::from_value(json!({"metadata": {"name": "relay-agent-1"}, "spec": {"template": {}}}))
+            .unwrap();
     launcher.jobs.create(job).await.unwrap();
     let error = launcher.jobs.remove_all().await.unwrap_err();
     check(

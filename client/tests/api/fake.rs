@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Request, Response};
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
 
 /// What the server says to one request.
-pub enum Answer {
+pub(crate) enum Answer {
     /// A whole object, with a status.
     Json(u16, Value),
     /// The events of a watch that stays open.
@@ -23,27 +23,27 @@ pub enum Answer {
 
 /// A request as the answering function sees it: `GET /path?query`.
 #[derive(Debug, Clone)]
-pub struct Asked {
-    pub verb: String,
-    pub path: String,
-    pub query: String,
+pub(crate) struct Asked {
+    pub(crate) verb: String,
+    pub(crate) path: String,
+    pub(crate) query: String,
 }
 
 impl Asked {
-    pub fn is(&self, verb: &str, path: &str) -> bool {
+    pub(crate) fn is(&self, verb: &str, path: &str) -> bool {
         self.verb == verb && self.path == path
     }
 
-    pub fn is_watch(&self) -> bool {
+    pub(crate) fn is_watch(&self) -> bool {
         self.query.contains("watch=true")
     }
 }
 
 /// The requests so far, as `GET /path`.
-pub type Log = Arc<Mutex<Vec<String>>>;
+pub(crate) type Log = Arc<Mutex<Vec<String>>>;
 
-pub fn server(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Client, Log) {
-    let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+pub(crate) fn server(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Client, Log) {
+    let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Answered>>();
     let log = Log::default();
     let asked_log = Arc::clone(&log);
     tokio::spawn(async move {
@@ -56,9 +56,9 @@ pub fn server(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Client, Lo
             let watch = if asked.is_watch() { " (watch)" } else { "" };
             asked_log.lock().unwrap().push(format!("{} {}{watch}", asked.verb, asked.path));
             match answer(&asked) {
-                Answer::Json(status, value) => send.send_response(
-                    Response::builder().status(status).body(Body::from(value.to_string().into_bytes())).unwrap(),
-                ),
+                Answer::Json(status, value) => {
+                    send.send_response(Response::builder().status(status).body(whole(&value)).unwrap())
+                }
                 Answer::Watch(events) => send.send_response(Response::new(lines(events, true))),
                 Answer::WatchEnd(events) => send.send_response(Response::new(lines(events, false))),
                 Answer::Silence => std::mem::forget(send),
@@ -68,37 +68,45 @@ pub fn server(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Client, Lo
     (Client::new(service, "dev"), log)
 }
 
-fn lines(events: Vec<Value>, open: bool) -> Body {
+type Answered = UnsyncBoxBody<Bytes, std::io::Error>;
+
+fn whole(value: &Value) -> Answered {
+    Full::from(value.to_string()).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn lines(events: Vec<Value>, open: bool) -> Answered {
     let frames = stream::iter(events)
         .map(|event| Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from(format!("{event}\n")))));
     if open {
-        Body::wrap_body(StreamBody::new(frames.chain(stream::pending())))
+        StreamBody::new(frames.chain(stream::pending())).boxed_unsync()
     } else {
-        Body::wrap_body(StreamBody::new(frames))
+        StreamBody::new(frames).boxed_unsync()
     }
 }
 
 /// A list as the API gives it.
-pub fn list(items: Vec<Value>) -> Answer {
+pub(crate) fn list(items: Vec<Value>) -> Answer {
     Answer::Json(200, json!({"metadata": {"resourceVersion": "1"}, "items": items}))
 }
 
 /// A Status.
-pub fn failure(code: u16, message: &str, details: Value) -> Answer {
+pub(crate) fn failure(code: u16, message: &str, details: Value) -> Answer {
     let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message,
                         "reason": "", "code": code, "details": details});
     Answer::Json(code, status)
 }
 
 /// What RBAC says.
-pub fn forbidden(verb: &str, resource: &str) -> Answer {
+pub(crate) fn forbidden(verb: &str, resource: &str) -> Answer {
     failure(
         403,
-        &format!("{resource} is forbidden: User \"jane\" cannot {verb} resource \"{resource}\" in the namespace \"dev\""),
+        &format!(
+            "{resource} is forbidden: User \"jane\" cannot {verb} resource \"{resource}\" in the namespace \"dev\""
+        ),
         json!({"kind": resource}),
     )
 }
 
-pub fn event(kind: &str, object: Value) -> Value {
+pub(crate) fn event(kind: &str, object: Value) -> Value {
     json!({"type": kind, "object": object})
 }

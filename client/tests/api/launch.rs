@@ -22,10 +22,10 @@ use crate::fake::{Answer, Asked, Log, event, failure, forbidden, list, server};
 
 /// stderr that can be read.
 #[derive(Clone, Default)]
-pub struct Captured(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
 
 impl Captured {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }
@@ -41,14 +41,14 @@ impl Write for Captured {
     }
 }
 
-pub struct Attempt {
-    pub outcome: Result<Running, LaunchError>,
-    pub stderr: String,
-    pub log: Vec<String>,
-    pub jobs: Jobs,
+pub(crate) struct Attempt {
+    pub(crate) outcome: Result<Running, LaunchError>,
+    pub(crate) stderr: String,
+    pub(crate) log: Vec<String>,
+    pub(crate) jobs: Jobs,
 }
 
-pub fn launcher(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Launcher, Captured, Log) {
+pub(crate) fn launcher(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Launcher, Captured, Log) {
     let (client, log) = server(answer);
     let err = Captured::default();
     let args = Args::try_parse_from(["kubectl-relay", "x", "1"]).unwrap();
@@ -64,7 +64,7 @@ pub fn launcher(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Launcher
     (launcher, err, log)
 }
 
-pub async fn launch(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> Attempt {
+pub(crate) async fn launch(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> Attempt {
     let (launcher, err, log) = launcher(answer);
     let outcome = launcher.launch().await;
     let log = log.lock().unwrap().clone();
@@ -73,13 +73,14 @@ pub async fn launch(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> Attem
 
 /// A cluster where creating works, the pod has this status and the events are these.
 fn cluster(pod_status: Option<Value>, events: Vec<Value>) -> impl Fn(&Asked) -> Answer + Send + 'static {
-    move |asked| match (asked.verb.as_str(), asked.path.as_str()) {
+    move |asked| {
+        match (asked.verb.as_str(), asked.path.as_str()) {
         ("POST", "/apis/batch/v1/namespaces/dev/jobs") => Answer::Json(201, json!({"metadata": {"name": "j"}})),
         ("DELETE", _) => Answer::Json(200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})),
         (_, "/api/v1/namespaces/dev/pods") if asked.is_watch() => Answer::Watch(
             pod_status
                 .iter()
-                .map(|status| event("ADDED", json!({"metadata": {"name": "p", "uid": "u"}, "status": status})))
+                .map(|status| event("ADDED", json!({"metadata": {"name": "p", "uid": "u", "resourceVersion": "2"}, "status": status})))
                 .collect(),
         ),
         (_, "/api/v1/namespaces/dev/events") if asked.is_watch() => {
@@ -91,6 +92,7 @@ fn cluster(pod_status: Option<Value>, events: Vec<Value>) -> impl Fn(&Asked) -> 
         }
         _ => list(vec![]),
     }
+    }
 }
 
 fn waiting(reason: &str, message: &str) -> Value {
@@ -99,7 +101,7 @@ fn waiting(reason: &str, message: &str) -> Value {
 }
 
 fn failed_create(message: &str) -> Value {
-    json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Job"}, "reason": "FailedCreate", "message": message})
+    json!({"metadata": {"name": "e", "resourceVersion": "2"}, "involvedObject": {"kind": "Job"}, "reason": "FailedCreate", "message": message})
 }
 
 fn deleted(log: &[String]) -> bool {
@@ -149,7 +151,9 @@ async fn an_unschedulable_pod_is_told_in_the_schedulers_words_and_waited_for() {
         "message": "0/1 nodes are available"}]});
     let attempt = launch(cluster(Some(status), vec![])).await;
     assert!(
-        attempt.stderr.starts_with("warning: no node takes the agent's pod: 0/1 nodes are available\nhint: steer"),
+        attempt
+            .stderr
+            .starts_with("warning: no node takes the agent's pod: 0/1 nodes are available\nhint: steer"),
         "{}",
         attempt.stderr
     );
@@ -175,7 +179,8 @@ async fn a_quota_is_told_from_the_jobs_events_and_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_admission_refuses_ends_the_run_at_once() {
-    let message = "Error creating: pods \"p\" is forbidden: violates PodSecurity \"restricted:latest\": hostNetwork";
+    let message =
+        "Error creating: pods \"p\" is forbidden: violates PodSecurity \"restricted:latest\": hostNetwork";
     let attempt = launch(cluster(None, vec![failed_create(message)])).await;
     assert_eq!(
         attempt.outcome.err().unwrap().to_string(),
@@ -233,10 +238,13 @@ async fn a_refused_event_watch_is_told_and_does_not_end_the_run() {
     let running = json!({"phase": "Running", "containerStatuses": [{"name": "agent", "image": "", "imageID": "",
         "ready": true, "restartCount": 0, "state": {"running": {}}}]});
     let inner = cluster(Some(running), vec![]);
-    let attempt = launch(move |asked| {
-        if asked.path.ends_with("/events") { forbidden("list", "events") } else { inner(asked) }
-    })
-    .await;
+    let attempt =
+        launch(
+            move |asked| {
+                if asked.path.ends_with("/events") { forbidden("list", "events") } else { inner(asked) }
+            },
+        )
+        .await;
     assert!(attempt.outcome.is_ok());
 }
 

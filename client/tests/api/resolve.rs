@@ -1,6 +1,12 @@
 //! What targets stand for.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use kubectl_relay::{
     cluster::{
@@ -35,7 +41,7 @@ fn ip(address: &str, port: u16) -> Destination {
 
 fn pod(name: &str, address: &str, http: u16) -> Value {
     json!({
-        "metadata": {"name": name, "uid": name, "labels": {"app": "web"}},
+        "metadata": {"name": name, "uid": name, "resourceVersion": "2", "labels": {"app": "web"}},
         "spec": {"containers": [{"name": "c", "ports": [{"name": "http", "containerPort": http}]}]},
         "status": {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": "True"}]},
     })
@@ -132,24 +138,21 @@ async fn a_workload_follows_its_rollout_to_pods_with_other_port_numbers() {
 
 #[tokio::test]
 async fn an_expired_watch_lists_again() {
-    let lists = std::sync::atomic::AtomicUsize::new(0);
+    let deleted = Arc::new(AtomicBool::new(false));
+    let is_deleted = Arc::clone(&deleted);
     let forwards = resolve(&["pod/web", "80"], move |asked| {
         if asked.is_watch() {
+            // The deletion is in no watch: only another list can tell.
             let expired = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                 "message": "too old resource version", "reason": "Expired", "code": 410});
-            return if lists.load(std::sync::atomic::Ordering::Relaxed) == 1 {
-                Answer::WatchEnd(vec![event("ERROR", expired)])
-            } else {
-                Answer::Watch(vec![])
-            };
+            return Answer::WatchEnd(vec![event("ERROR", expired)]);
         }
-        match lists.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
-            0 => list(vec![pod("web", "10.0.0.1", 80)]),
-            _ => list(vec![]),
-        }
+        let pods = if is_deleted.load(Ordering::Relaxed) { vec![] } else { vec![pod("web", "10.0.0.1", 80)] };
+        list(pods)
     })
     .await
     .unwrap();
+    deleted.store(true, Ordering::Relaxed);
     assert_eq!(forwards[0].route.gone().await, "pod \"web\" is gone");
 }
 
@@ -201,17 +204,20 @@ async fn what_is_not_there_is_said_with_where_to_look() {
     .unwrap_err();
     assert_eq!(error.to_string(), "there is no services \"web\" in namespace \"dev\"");
 
-    let error = resolve(&["pod/web", "80"], |asked| {
-        if asked.is_watch() { Answer::Watch(vec![]) } else { list(vec![]) }
-    })
-    .await
-    .unwrap_err();
+    let error =
+        resolve(
+            &["pod/web", "80"],
+            |asked| {
+                if asked.is_watch() { Answer::Watch(vec![]) } else { list(vec![]) }
+            },
+        )
+        .await
+        .unwrap_err();
     assert_eq!(error.to_string(), "there is no pods \"web\" in namespace \"dev\"");
 
-    let error =
-        resolve(&["widgets/x", "80"], |_| Answer::Json(200, json!({"metadata": {}, "items": []})))
-            .await
-            .unwrap_err();
+    let error = resolve(&["widgets/x", "80"], |_| Answer::Json(200, json!({"metadata": {}, "items": []})))
+        .await
+        .unwrap_err();
     assert_eq!(error.to_string(), "the cluster has no resource type \"widgets\"");
 
     let error = resolve(&["svc/web", "81"], |_| {
