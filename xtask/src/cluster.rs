@@ -170,14 +170,12 @@ pub(crate) fn load(name: &str, archives: &[PathBuf]) -> Result<()> {
     step("load images", || node::import(&plan, &sandbox, archives))
 }
 
-/// The environment variables by which programs find the cluster called `name`.
+/// The environment variables by which programs find the cluster called `name`, kubectl in PATH included.
 pub(crate) fn environment_of(name: &str) -> Result<Vec<(&'static str, String)>> {
-    environment(&Plan::new(name)?)
-}
-
-/// The folder that holds the cluster's kubectl.
-pub(crate) fn kubectl_folder() -> Result<PathBuf> {
-    Ok(Binaries::cached()?.folder().to_owned())
+    let mut variables = environment(&Plan::new(name)?)?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    variables.push(("PATH", format!("{}:{path}", Binaries::cached()?.folder().display())));
+    Ok(variables)
 }
 
 /// What is left on this machine of the cluster called `name`; empty after an orderly end.

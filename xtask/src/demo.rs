@@ -49,9 +49,7 @@ fn on_own_cluster(runner: &Runner, plugin: PathBuf) -> Result<()> {
     title("A real Kubernetes on this machine, thrown away afterwards");
     cluster::start(NAME)?;
     cluster::load(NAME, &[agent])?;
-    let mut environment = cluster::environment_of(NAME)?;
-    let path = std::env::var("PATH").unwrap_or_default();
-    environment.push(("PATH", format!("{}:{path}", cluster::kubectl_folder()?.display())));
+    let environment = cluster::environment_of(NAME)?;
     show(runner, &Stage { plugin, environment })
 }
 
