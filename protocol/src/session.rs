@@ -241,9 +241,13 @@ impl Stream {
     }
 
     fn is_over(&self) -> bool {
-        let sent = self.reset_in.is_some() || self.send.is_done() || self.reset_acked();
-        let received = self.reset_in.is_some() || self.recv.is_delivered() || self.reset_acked();
-        self.released && sent && received
+        self.released
+            && match (self.reset_in, self.reset_out) {
+                (Some(_), _) => true,
+                // Both halves have dropped what they held, and look as if they were through.
+                (None, Some(_)) => self.reset_acked(),
+                (None, None) => self.send.is_done() && self.recv.is_delivered(),
+            }
     }
 }
 

@@ -212,6 +212,33 @@ fn a_reader_whose_stream_both_ends_reset_is_not_left_waiting() {
 }
 
 #[test]
+fn a_reset_goes_out_although_both_halves_look_finished() {
+    let mut pair = Pair::new();
+    let key = pair.open("head");
+    pair.exchange();
+    let agent = pair.accepted();
+    pair.write(Agent, agent, "never read");
+    pair.agent.finish(agent);
+    pair.exchange();
+    pair.write(Client, key, "lost");
+    pair.take(Client, 1);
+    let lane = pair.add_lane();
+    pair.client.finish(key);
+    let end = pair.take(Client, lane);
+    pair.give(Agent, lane, &end);
+    pair.pass(std::time::Duration::from_millis(3));
+    let acks = pair.take(Agent, lane);
+    pair.give(Client, lane, &acks);
+    pair.client.reset(key, Status::Aborted);
+    pair.client.release(key);
+    pair.client.lane_lost(1, pair.now);
+    pair.agent.lane_lost(1, pair.now);
+    pair.exchange();
+    assert_eq!(pair.agent.reset_status(agent), Some(Status::Aborted));
+    assert_eq!(pair.client.stats().streams, 0);
+}
+
+#[test]
 fn thousands_of_small_frames_behind_a_gap_are_no_offence() {
     let mut pair = Pair::new();
     let key = pair.open("the gap");
