@@ -1,12 +1,9 @@
 //! How a session gets one more lane: a port-forward to the agent's pod through the API server.
 
 use kube::Client;
-use relay_transport::{Connection, DialError as TransportError, Mode, PortForward};
+use relay_transport::{Connection, DialError as TransportError, Mode, PortForward, ReadHalf, WriteHalf};
 use relay_tunnel::{DialError, Dialer, LaneIo};
-use tokio::{
-    io::{ReadHalf, WriteHalf},
-    sync::watch,
-};
+use tokio::sync::watch;
 
 use crate::{
     agent::{launch::LaunchError, spec::AGENT_PORT},
@@ -83,11 +80,11 @@ impl Dialer for LaneDialer {
 pub struct Lane(Connection);
 
 impl LaneIo for Lane {
-    type Read = ReadHalf<Connection>;
-    type Write = WriteHalf<Connection>;
+    type Read = ReadHalf;
+    type Write = WriteHalf;
 
     fn into_halves(self) -> (Self::Read, Self::Write) {
-        tokio::io::split(self.0)
+        self.0.into_split()
     }
 }
 

@@ -220,7 +220,10 @@ impl Output {
         match times {
             0 => self.warning(message, Some(hint)),
             times => {
-                self.warning(&format!("{message} (and {times} times more since the last report)"), Some(hint))
+                self.warning(
+                    &format!("{message} (and {times} times more since the last report)"),
+                    Some(hint),
+                );
             }
         }
     }

@@ -1,4 +1,5 @@
 //! The program itself, as a terminal sees it: what it prints, where, and its exit code.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::process::{Command, Output, Stdio};
 

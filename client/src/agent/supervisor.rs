@@ -108,12 +108,12 @@ impl Supervisor {
             self.current.send_replace(Current::Starting);
             match end {
                 End::SessionLost(reason) => {
+                    session.abandon(&reason);
                     self.output.state(&RelayState::AgentLost { reason });
-                    session.close(Duration::ZERO).await;
                 }
                 End::AgentLost(reason) => {
+                    session.abandon(&reason);
                     self.output.state(&RelayState::AgentLost { reason });
-                    session.close(Duration::ZERO).await;
                     self.remove(agent);
                     return Ok(());
                 }
@@ -207,7 +207,7 @@ impl Supervisor {
                     break;
                 }
             }
-            session.close(Duration::ZERO).await;
+            session.abandon("its agent has ended");
             if let Err(error) = jobs.remove(&agent.job).await {
                 tracing::info!(%error, job = agent.job, "drained agent's Job not removed");
             }

@@ -16,9 +16,9 @@ pub struct Call {
     /// The plural resource.
     pub resource: String,
     /// `None` for a cluster-wide resource.
-    pub namespace: Option<String>,
+    pub namespace: Option<Box<str>>,
     /// The object, where one is meant.
-    pub name: Option<String>,
+    pub name: Option<Box<str>>,
 }
 
 impl Call {

@@ -127,8 +127,8 @@ impl Resolver {
     /// See [`ResolveError`].
     pub async fn resolve(&self, spec: &TargetSpec) -> Result<Vec<Forward>, ResolveError> {
         match &spec.target {
-            Target::Ip(ip) => fixed(spec, Address::Ip(*ip)),
-            Target::Host(name) => fixed(spec, Address::Host(name.clone())),
+            Target::Ip(ip) => Ok(fixed(spec, Address::Ip(*ip))?),
+            Target::Host(name) => Ok(fixed(spec, Address::Host(name.clone()))?),
             Target::Node(name) => self.node(spec, name).await,
             Target::Service(name) => self.service(spec, name).await,
             Target::Pod(name) => self.pod(spec, name).await,
@@ -146,7 +146,7 @@ impl Resolver {
             .filter(|address| address.type_ == "InternalIP")
             .find_map(|address| address.address.parse::<IpAddr>().ok())
             .ok_or_else(|| ResolveError::NodeAddress(spec.typed.clone()))?;
-        fixed(spec, Address::Ip(ip))
+        Ok(fixed(spec, Address::Ip(ip))?)
     }
 
     async fn service(&self, spec: &TargetSpec, name: &str) -> Result<Vec<Forward>, ResolveError> {
@@ -161,19 +161,19 @@ impl Resolver {
                 target: spec.typed.clone(),
                 name: external.clone(),
             })?;
-            return each_port(spec, |port| {
+            return Ok(each_port(spec, |port| {
                 let selected = ports::select(&spec.typed, port, &known, false)?;
                 let destination = Destination { address: Address::Host(host.clone()), port: selected.number };
                 Ok((selected, Route::Fixed(destination)))
-            });
+            })?);
         }
         let cluster_ip = service.cluster_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
         if let Some(ip) = cluster_ip {
-            return each_port(spec, |port| {
+            return Ok(each_port(spec, |port| {
                 let selected = ports::select(&spec.typed, port, &known, true)?;
                 let destination = Destination { address: Address::Ip(ip), port: selected.number };
                 Ok((selected, Route::Fixed(destination)))
-            });
+            })?);
         }
         self.headless(spec, name, &known).await
     }
@@ -193,7 +193,7 @@ impl Resolver {
         let call = Call::new("list", "discovery.k8s.io", "endpointslices", &self.namespace);
         let follow = Arc::new(Follow::start(api, config, call));
         let snapshot = follow.synced().await?;
-        each_port(spec, |port| {
+        Ok(each_port(spec, |port| {
             let mut selected = ports::select(&spec.typed, port, known, false)?;
             // What a Service calls a port is not what its endpoints listen on.
             let endpoint_port = if selected.declared {
@@ -211,7 +211,7 @@ impl Resolver {
                 EndpointPort::Number(selected.number)
             };
             Ok((selected, Route::Endpoints(Arc::clone(&follow), endpoint_port, AtomicUsize::default())))
-        })
+        })?)
     }
 
     async fn pod(&self, spec: &TargetSpec, name: &str) -> Result<Vec<Forward>, ResolveError> {
@@ -223,7 +223,7 @@ impl Resolver {
             return Err(ApiError::NotFound { call }.into());
         };
         let known = ports::of_pod(pod.spec.as_ref());
-        each_port(spec, |port| {
+        Ok(each_port(spec, |port| {
             let selected = ports::select(&spec.typed, port, &known, false)?;
             let route = Route::Pod {
                 follow: Arc::clone(&follow),
@@ -232,7 +232,7 @@ impl Resolver {
                 port: EndpointPort::Number(selected.number),
             };
             Ok((selected, route))
-        })
+        })?)
     }
 
     async fn workload(
@@ -265,7 +265,7 @@ impl Resolver {
             None => self.spec_of_a_ready_pod(spec, &follow).await?,
         };
         let known = ports::of_pod(pod_spec.as_ref());
-        each_port(spec, |port| {
+        Ok(each_port(spec, |port| {
             let selected = ports::select(&spec.typed, port, &known, false)?;
             // A name is looked up in each pod: a rollout may move it to another number.
             let endpoint_port = match &port.remote {
@@ -273,7 +273,7 @@ impl Resolver {
                 RemotePort::Number(number) => EndpointPort::Number(number.get()),
             };
             Ok((selected, Route::Pods(Arc::clone(&follow), endpoint_port, AtomicUsize::default())))
-        })
+        })?)
     }
 
     /// For kinds whose objects hold no pod template: needed only for what a template would tell.
@@ -310,7 +310,7 @@ impl Resolver {
     }
 }
 
-fn fixed(spec: &TargetSpec, address: Address) -> Result<Vec<Forward>, ResolveError> {
+fn fixed(spec: &TargetSpec, address: Address) -> Result<Vec<Forward>, PortLookupError> {
     each_port(spec, |port| {
         let selected = ports::plain(&spec.typed, port)?;
         let destination = Destination { address: address.clone(), port: selected.number };
@@ -322,7 +322,7 @@ fn fixed(spec: &TargetSpec, address: Address) -> Result<Vec<Forward>, ResolveErr
 fn each_port(
     spec: &TargetSpec,
     meaning: impl Fn(&PortSpec) -> Result<(Selected, Route), PortLookupError>,
-) -> Result<Vec<Forward>, ResolveError> {
+) -> Result<Vec<Forward>, PortLookupError> {
     let forward = |port: &PortSpec| {
         let (selected, route) = meaning(port)?;
         let typed = &spec.typed;

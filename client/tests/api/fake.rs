@@ -57,7 +57,7 @@ pub(crate) fn server(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Cli
             asked_log.lock().unwrap().push(format!("{} {}{watch}", asked.verb, asked.path));
             match answer(&asked) {
                 Answer::Json(status, value) => {
-                    send.send_response(Response::builder().status(status).body(whole(&value)).unwrap())
+                    send.send_response(Response::builder().status(status).body(whole(&value)).unwrap());
                 }
                 Answer::Watch(events) => send.send_response(Response::new(lines(events, true))),
                 Answer::WatchEnd(events) => send.send_response(Response::new(lines(events, false))),
