@@ -60,7 +60,7 @@ impl Namespace {
             "-n",
             &self.name,
             "-l",
-            "app.kubernetes.io/name=kubectl-relay",
+            "app.kubernetes.io/managed-by=kubectl-relay",
             "-o",
             "name",
         ];

@@ -13,8 +13,8 @@ const WEB: &str = "host/web.default.svc.cluster.local";
 fn documented() -> Vec<Value> {
     let path = repository("manifests/role.yaml");
     let role = kubectl(&["create", "--dry-run=client", "-o", "json", "-f", path.to_str().unwrap()]);
-    let role: Value = serde_json::from_str(&role).unwrap();
-    let role = if role["kind"] == "List" { role["items"][0].clone() } else { role };
+    let mut documents = serde_json::Deserializer::from_str(&role).into_iter::<Value>().map(Result::unwrap);
+    let role = documents.find(|document| document["kind"] == "Role").expect("a Role in the file");
     role["rules"].as_array().expect("a Role has rules").clone()
 }
 
@@ -67,7 +67,7 @@ fn each_missing_right_is_named_with_a_role_that_would_do() {
             }
         }
         let user = namespace.user("dev", &json!(rules).to_string());
-        let args = ["-n", namespace.name(), "--pod-running-timeout=10s", WEB, "80"];
+        let args = ["-n", namespace.name(), "--pod-running-timeout=10s", WEB, ":80"];
         let exited = Relay::spawn_as(&user, &args).wait(Duration::from_secs(20));
         assert_eq!(exited.code, Some(1), "{verb} {resource}: {}", exited.stderr);
         for word in [verb, resource, "kind: Role", "hint:"] {
@@ -89,7 +89,7 @@ fn without_port_forward_the_missing_right_is_named() {
         !rule["resources"].as_array().is_some_and(|list| list.iter().any(|item| item == "pods/portforward"))
     });
     let user = namespace.user("dev", &json!(rules).to_string());
-    let exited = Relay::spawn_as(&user, &["-n", namespace.name(), WEB, "80"]).wait(Duration::from_secs(30));
+    let exited = Relay::spawn_as(&user, &["-n", namespace.name(), WEB, ":80"]).wait(Duration::from_secs(30));
     assert_eq!(exited.code, Some(1), "{}", exited.stderr);
     assert!(exited.stderr.contains("pods/portforward"), "{}", exited.stderr);
     assert_eq!(namespace.agents(), "", "a run that fails leaves no agent");
