@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use relay_dial::{Dialer, Flows, Resolver};
 use relay_tunnel::{Activity, AgentConfig, Incoming};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -14,12 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use crate::dial::Dialer;
 use crate::listen;
-use crate::resolve::Resolver;
 use crate::session;
 use crate::settings::{Limits, Settings};
-use crate::udp::Flows;
 
 /// How long tasks may take to see that it is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -131,7 +129,7 @@ impl Agent {
         let config = AgentConfig { session_life: settings.session_life, ..AgentConfig::default() };
         let (sessions, incoming) = relay_tunnel::Agent::new(&config)?;
         let shared = Shared {
-            dialer: Dialer::new(resolver, limits.clone()),
+            dialer: Dialer::new(resolver, limits.dial.clone()),
             flows: Flows::new(limits.flows),
             limits,
             sessions,

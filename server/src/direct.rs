@@ -8,18 +8,17 @@ use std::pin::Pin;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Sink, Stream};
+use relay_dial::{DialError, FlowPeer, status_of};
 use relay_protocol::header::{MAX_HEADER, v0};
 use relay_protocol::{Address, Header, HeaderError, Protocol, Status};
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, timeout};
 use tokio_util::codec::{Framed, FramedParts, LengthDelimitedCodec};
 use tracing::{debug, trace};
 
 use crate::agent::Shared;
-use crate::dial::{DialError, status_of};
-use crate::udp::FlowPeer;
 
 /// What a direct TCP stream holds in each direction, in bytes.
 const BUFFER: usize = 16 << 10;
@@ -94,7 +93,8 @@ pub async fn serve(client: TcpStream, request: Request, early: BytesMut, shared:
 }
 
 async fn tcp(mut client: TcpStream, request: &Request, early: &[u8], shared: &Shared) -> io::Result<Status> {
-    let (mut target, _share) = match shared.dialer.tcp(&request.address, request.port).await {
+    let dial = shared.dialer.tcp(&request.address, request.port);
+    let (mut target, _share) = match unless_gone(&client, dial).await? {
         Ok(connected) => connected,
         Err(error) => return Ok(not_reached(client, request, error).await),
     };
@@ -123,7 +123,8 @@ async fn udp(
     early: BytesMut,
     shared: &Shared,
 ) -> io::Result<Status> {
-    let (socket, _share) = match shared.dialer.udp(&request.address, request.port).await {
+    let dial = shared.dialer.udp(&request.address, request.port);
+    let (socket, _share) = match unless_gone(&client, dial).await? {
         Ok(connected) => connected,
         Err(error) => return Ok(not_reached(client, request, error).await),
     };
@@ -135,8 +136,17 @@ async fn udp(
     }
 }
 
+/// Waits for a dial, unless the client breaks off meanwhile. Its end alone does not count: it may have sent all that
+/// it has to say.
+async fn unless_gone<T>(client: &TcpStream, dial: impl Future<Output = T>) -> io::Result<T> {
+    tokio::select! {
+        dialled = dial => Ok(dialled),
+        gone = client.ready(Interest::ERROR) => Err(gone.err().unwrap_or(io::ErrorKind::ConnectionReset.into())),
+    }
+}
+
 async fn not_reached(client: TcpStream, request: &Request, error: DialError) -> Status {
-    debug!(id = request.id, reason = error.reason, "target not reached");
+    debug!(id = request.id, %error, "target not reached");
     refuse(client, request.code(error.status)).await;
     error.status
 }

@@ -4,12 +4,8 @@
 //! command; this library is all of it, so that tests can run it with shorter limits and a resolver of their own.
 
 pub mod agent;
-pub mod budget;
-pub mod dial;
 pub mod direct;
 pub mod listen;
 pub mod log;
-pub mod resolve;
 pub mod session;
 pub mod settings;
-pub mod udp;

@@ -50,7 +50,7 @@ async fn bind_both(mut port: u16) -> io::Result<Vec<TcpListener>> {
                 port = listener.local_addr()?.port();
                 listeners.push(listener);
             }
-            Err(error) if crate::dial::status_of(&error) == Status::Unreachable => missing = Some(error),
+            Err(error) if relay_dial::status_of(&error) == Status::Unreachable => missing = Some(error),
             Err(error) => return Err(error),
         }
     }

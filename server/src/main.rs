@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use relay_dial::Resolver;
 use relay_server::agent::{Agent, Exit};
-use relay_server::resolve::Resolver;
 use relay_server::settings::{Limits, Settings};
 use relay_server::{listen, log};
 use tokio::signal::unix::{Signal, SignalKind, signal};

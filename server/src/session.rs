@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use relay_dial::FlowPeer;
 use relay_protocol::Status;
 use relay_tunnel::{Incoming, TunnelFlow, TunnelStream, splice};
 use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::agent::Shared;
-use crate::udp::FlowPeer;
 
 /// Serves what clients open, until no session can come any more.
 pub async fn serve(mut incoming: mpsc::Receiver<Incoming>, shared: Arc<Shared>) {
@@ -35,33 +35,37 @@ async fn tcp(stream: TunnelStream, shared: &Shared) {
             debug!(%id, ?report, "stream ended");
         }
         Err(error) => {
-            debug!(%id, reason = error.reason, "target not reached");
+            debug!(%id, %error, "target not reached");
             stream.reset(error.status);
         }
     }
 }
 
-async fn udp(mut flow: TunnelFlow, shared: &Shared) {
+async fn udp(flow: TunnelFlow, shared: &Shared) {
     let header = flow.header().clone();
     let id = header.request_id;
     debug!(%id, %header, "flow");
+    let mut peer = Peer(flow);
     let status = match shared.dialer.udp(&header.address, header.port).await {
-        Ok((socket, _share)) => shared.flows.run(&mut flow, &socket).await,
+        Ok((socket, _share)) => shared.flows.run(&mut peer, &socket).await,
         Err(error) => {
-            debug!(%id, reason = error.reason, "target not reached");
+            debug!(%id, %error, "target not reached");
             error.status
         }
     };
     debug!(%id, %status, "flow ended");
-    flow.close(status);
+    peer.0.close(status);
 }
 
-impl FlowPeer for TunnelFlow {
+/// A session's flow as the target's side sees it.
+struct Peer(TunnelFlow);
+
+impl FlowPeer for Peer {
     async fn recv(&mut self) -> Result<Bytes, Status> {
-        Self::recv(self).await.map_err(|closed| closed.status)
+        self.0.recv().await.map_err(|closed| closed.status)
     }
 
     fn send(&mut self, datagram: &[u8]) -> Result<(), Status> {
-        Self::send(self, Bytes::copy_from_slice(datagram)).map_err(|closed| closed.status)
+        self.0.send(Bytes::copy_from_slice(datagram)).map_err(|closed| closed.status)
     }
 }

@@ -3,6 +3,7 @@
 //! Agent and plugin may be of different age, and krelay's clients start the agent with arguments of their own: so a
 //! flag nobody here knows is said and skipped, while a bad value for a known one is an error.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use relay_protocol::AGENT_PORT;
@@ -57,45 +58,44 @@ impl Settings {
                 None if arg.starts_with("-v") && arg.len() > 2 => ("-v", Some(arg[2..].to_owned())),
                 None => (arg.as_str(), None),
             };
+            let mut value =
+                || inline.clone().or_else(|| args.next()).ok_or_else(|| format!("{flag} needs a value"));
             match flag {
-                "--health" | "--exit-on-goodbye" => {
-                    let on = match inline.as_deref() {
-                        None | Some("true") => true,
-                        Some("false") => false,
-                        Some(other) => return Err(format!("{flag} takes true or false, not {other:?}")),
-                    };
-                    *(if flag == "--health" {
-                        &mut settings.health
-                    } else {
-                        &mut settings.exit_on_goodbye
-                    }) = on;
-                    continue;
+                "--health" => settings.health = switch(flag, inline)?,
+                "--exit-on-goodbye" => settings.exit_on_goodbye = switch(flag, inline)?,
+                "--port" => settings.port = number(flag, &value()?, "a port from 0 to 65535")?,
+                "-v" | "--v" => settings.verbosity = number(flag, &value()?, "a number from 0 to 255")?,
+                "--session-life" => settings.session_life = time(flag, &value()?)?,
+                "--drain-grace" => settings.drain_grace = time(flag, &value()?)?,
+                "--idle" | "--idle-timeout" => {
+                    settings.idle = Some(time(flag, &value()?)?).filter(|idle| !idle.is_zero());
                 }
-                "-v" | "--v" | "--port" | "--idle" | "--idle-timeout" | "--session-life"
-                | "--drain-grace" => {}
                 _ => {
                     // Its value, if it has one, is no flag of ours either.
                     let value = args.next_if(|next| inline.is_none() && !next.starts_with('-'));
                     settings.unknown.extend([Some(arg), value].into_iter().flatten());
-                    continue;
                 }
-            }
-            let value = inline.or_else(|| args.next()).ok_or_else(|| format!("{flag} needs a value"))?;
-            let number = |what: &str| format!("{flag} takes {what}, not {value:?}");
-            let time = || {
-                parse_duration(&value)
-                    .ok_or_else(|| format!("{flag} takes a time such as 90s, 5m or 1h30m, not {value:?}"))
-            };
-            match flag {
-                "--port" => settings.port = value.parse().map_err(|_| number("a port from 0 to 65535"))?,
-                "--session-life" => settings.session_life = time()?,
-                "--drain-grace" => settings.drain_grace = time()?,
-                "--idle" | "--idle-timeout" => settings.idle = Some(time()?).filter(|idle| !idle.is_zero()),
-                _ => settings.verbosity = value.parse().map_err(|_| number("a number from 0 to 255"))?,
             }
         }
         Ok(settings)
     }
+}
+
+fn switch(flag: &str, value: Option<String>) -> Result<bool, String> {
+    match value.as_deref() {
+        None | Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        Some(other) => Err(format!("{flag} takes true or false, not {other:?}")),
+    }
+}
+
+fn number<T: FromStr>(flag: &str, value: &str, what: &str) -> Result<T, String> {
+    value.parse().map_err(|_| format!("{flag} takes {what}, not {value:?}"))
+}
+
+fn time(flag: &str, value: &str) -> Result<Duration, String> {
+    parse_duration(value)
+        .ok_or_else(|| format!("{flag} takes a time such as 90s, 5m or 1h30m, not {value:?}"))
 }
 
 /// A time as Go writes it: numbers with the units h, m, s and ms, in a row. A bare 0 is allowed.
@@ -128,18 +128,12 @@ pub struct Limits {
     pub greeting: Duration,
     /// Connections that may be without one at the same time.
     pub greeting_connections: usize,
-    /// Resolving a name may take this long.
-    pub resolve: Duration,
-    /// Connecting to a target may take this long, all its addresses together.
-    pub connect: Duration,
-    /// The next address is tried after this long without an answer from those before it.
-    pub stagger: Duration,
     /// Direct streams and flows at the same time.
     pub direct_streams: usize,
     /// UDP flows at the same time; then the one that has been quiet for longest goes.
     pub flows: usize,
-    /// Bytes of kernel buffers that target sockets share.
-    pub kernel_bytes: usize,
+    /// Reaching a target.
+    pub dial: relay_dial::Limits,
 }
 
 impl Default for Limits {
@@ -147,74 +141,9 @@ impl Default for Limits {
         Self {
             greeting: Duration::from_secs(10),
             greeting_connections: 32,
-            resolve: Duration::from_secs(10),
-            connect: Duration::from_secs(10),
-            stagger: Duration::from_millis(250),
             direct_streams: 512,
             flows: 1024,
-            kernel_bytes: 32 << 20,
+            dial: relay_dial::Limits::default(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(line: &str) -> Result<Settings, String> {
-        Settings::parse(line.split_whitespace().map(str::to_owned))
-    }
-
-    #[test]
-    fn the_plugins_arguments() {
-        let got = parse("--idle 2m30s --session-life=1h --drain-grace 1.5s --port 0 -v=3 --exit-on-goodbye")
-            .unwrap();
-        let want = Settings {
-            port: 0,
-            idle: Some(Duration::from_secs(150)),
-            session_life: Duration::from_secs(3600),
-            drain_grace: Duration::from_millis(1500),
-            exit_on_goodbye: true,
-            verbosity: 3,
-            ..Settings::default()
-        };
-        assert_eq!(got, want);
-        assert!(parse("--health").unwrap().health);
-        assert!(!parse("--exit-on-goodbye=false").unwrap().exit_on_goodbye);
-        assert_eq!(parse("--idle 0").unwrap().idle, None);
-    }
-
-    #[test]
-    fn the_arguments_of_a_krelay_client() {
-        for line in ["-v=4 --idle-timeout=15s", "-v 4 --idle-timeout 15s", "-v4 --idle-timeout=15s"] {
-            let got = parse(line).unwrap();
-            assert_eq!((got.verbosity, got.idle), (4, Some(Duration::from_secs(15))), "{line}");
-        }
-    }
-
-    #[test]
-    fn flags_from_the_future_are_skipped_with_their_value() {
-        let got = parse("--turbo 9 --colour=red --port 1 --fast --idle 1s extra").unwrap();
-        assert_eq!(got.unknown, ["--turbo", "9", "--colour=red", "--fast", "extra"]);
-        assert_eq!((got.port, got.idle), (1, Some(Duration::from_secs(1))));
-    }
-
-    #[test]
-    fn a_bad_value_names_the_flag() {
-        for line in [
-            "--port 70000",
-            "--idle 5",
-            "--idle m",
-            "--idle 5d",
-            "--idle=",
-            "-v=x",
-            "--idle -1s",
-            "--idle 1e400h",
-        ] {
-            let flag = line.split([' ', '=']).next().unwrap();
-            assert!(parse(line).unwrap_err().contains(flag), "{line}");
-        }
-        assert_eq!(parse("--port").unwrap_err(), "--port needs a value");
-        assert!(parse("--health=maybe").is_err());
     }
 }

@@ -8,7 +8,7 @@ use relay_protocol::Status;
 use relay_server::agent::Exit;
 use relay_server::settings::{Limits, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::support::*;
 
@@ -186,16 +186,27 @@ async fn a_refusal_arrives_although_the_client_sent_bytes_that_nobody_read() {
 
 #[tokio::test]
 async fn a_black_hole_is_status_5() {
-    // A queue for one connection that is never accepted from: the kernel leaves further ones without an answer.
-    let hole = TcpSocket::new_v4().unwrap();
-    hole.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = hole.local_addr().unwrap();
-    let _hole = hole.listen(0).unwrap();
-    let _first = TcpStream::connect(address).await.unwrap();
-    let agent =
-        Running::with_limits(Limits { connect: Duration::from_millis(200), ..Limits::default() }).await;
+    let (address, _hole) = black_hole().await;
+    let agent = Running::with_limits(Limits {
+        dial: relay_dial::Limits { connect: Duration::from_millis(200), ..Default::default() },
+        ..Limits::default()
+    })
+    .await;
     let answer = agent.answer(&header(Tcp, "127.0.0.1", address.port())).await;
     assert_eq!(answer, [Status::ConnectTimedOut.as_u8()]);
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_ends_its_dial() {
+    let (address, _hole) = black_hole().await;
+    let connect = Duration::from_secs(3600);
+    let limits = Limits { dial: relay_dial::Limits { connect, ..Default::default() }, ..Limits::default() };
+    let agent = Running::with_limits(limits).await;
+    let client = agent.open(Tcp, "127.0.0.1", address.port()).await;
+    agent.streams(1).await;
+    client.set_zero_linger().unwrap();
+    drop(client);
+    tokio::time::timeout(Duration::from_secs(30), agent.streams(0)).await.unwrap();
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod greeting;
 mod names;
 mod process;
 mod session;
+mod settings;
 mod support;
 mod udp;
 mod v0;

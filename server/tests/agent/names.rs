@@ -32,7 +32,10 @@ async fn a_short_name_is_found_through_the_search_list() {
 #[tokio::test]
 async fn a_family_that_never_answers_does_not_hold_up_the_other() {
     // The library would ask again after five seconds.
-    let limits = Limits { resolve: Duration::from_secs(3), ..Limits::default() };
+    let limits = Limits {
+        dial: relay_dial::Limits { resolve: Duration::from_secs(3), ..Default::default() },
+        ..Limits::default()
+    };
     let replies = [("web.ns.svc.test/A", loopback()), ("web.ns.svc.test/AAAA", Reply::Silence)];
     let agent = agent(&replies, limits).await;
     let target = echo().await;
@@ -75,7 +78,10 @@ async fn a_name_that_does_not_exist_is_status_3() {
 
 #[tokio::test]
 async fn a_silent_name_server_is_status_4() {
-    let limits = Limits { resolve: Duration::from_millis(200), ..Limits::default() };
+    let limits = Limits {
+        dial: relay_dial::Limits { resolve: Duration::from_millis(200), ..Default::default() },
+        ..Limits::default()
+    };
     let silent = [("web.ns.svc.test/A", Reply::Silence), ("web.ns.svc.test/AAAA", Reply::Silence)];
     let agent = agent(&silent, limits).await;
     assert_eq!(agent.answer(&header(Tcp, "web", 80)).await, [Status::ResolveTimedOut.as_u8()]);

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use hickory_resolver::Hosts;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::proto::rr::Name;
+use relay_dial::Resolver;
 use relay_protocol::{Address, Header, Protocol};
 use relay_server::agent::{Agent, Exit, Shared};
 use relay_server::listen;
-use relay_server::resolve::Resolver;
 use relay_server::settings::{Limits, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -117,6 +117,17 @@ pub(crate) async fn echo() -> SocketAddr {
 /// A port on which nobody listens.
 pub(crate) async fn nobody() -> SocketAddr {
     target().await.1
+}
+
+/// An address that answers nothing, and what keeps it so: a queue for one connection that is never accepted from. The
+/// kernel leaves further ones without an answer.
+pub(crate) async fn black_hole() -> (SocketAddr, (TcpListener, TcpStream)) {
+    let hole = TcpSocket::new_v4().unwrap();
+    hole.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = hole.local_addr().unwrap();
+    let hole = hole.listen(0).unwrap();
+    let first = TcpStream::connect(address).await.unwrap();
+    (address, (hole, first))
 }
 
 /// Bytes in which every place differs from its neighbours, so that a lost or moved piece shows.

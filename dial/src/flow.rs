@@ -145,7 +145,7 @@ async fn carry(peer: &mut impl FlowPeer, socket: &UdpSocket, touch: impl Fn()) -
             },
             ready = socket.readable() => {
                 if let Err(error) = ready {
-                    return crate::dial::status_of(&error);
+                    return crate::error::status_of(&error);
                 }
                 match receive(socket, peer) {
                     Ok(Ok(())) => (quiet.waiting, quiet.answered) = (false, true),

@@ -12,7 +12,7 @@ const MOST: usize = 4 << 20;
 
 /// The bytes that no socket has yet.
 #[derive(Debug)]
-pub struct KernelBuffers(Arc<AtomicUsize>);
+pub(crate) struct KernelBuffers(Arc<AtomicUsize>);
 
 /// What one socket may use, in bytes; goes back on drop.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Share(Arc<AtomicUsize>, usize);
 
 impl KernelBuffers {
     /// `bytes` for all sockets together.
-    pub fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         Self(Arc::new(AtomicUsize::new(bytes)))
     }
 
@@ -29,7 +29,7 @@ impl KernelBuffers {
     /// Each direction gets an eighth of what is left. While that is plenty the kernel's own tuning is as good (it
     /// stays below about the same size, and unlike a fixed size it can pass `net.core.rmem_max`). A program that
     /// is one of many gets a fixed size, down to the floor, which is given even where nothing is left.
-    pub fn tcp(&self, socket: &TcpSocket) -> Share {
+    pub(crate) fn tcp(&self, socket: &TcpSocket) -> Share {
         let want = self.part(8);
         if want == MOST {
             return self.take(2 * MOST);
@@ -44,7 +44,7 @@ impl KernelBuffers {
 
     /// As for TCP, but smaller parts, as flows are many, never more than the kernel's default, and only for receiving:
     /// what is sent does not stay, and a large datagram needs room to be cut up. An empty buffer takes any datagram.
-    pub fn udp(&self, socket: &UdpSocket) -> Share {
+    pub(crate) fn udp(&self, socket: &UdpSocket) -> Share {
         let socket = SockRef::from(socket);
         let default = socket.recv_buffer_size().unwrap_or(MOST);
         let want = self.part(32).min(default);

@@ -20,7 +20,7 @@ use hickory_resolver::{Hosts, TokioResolver};
 use relay_protocol::{HostName, Status};
 use tokio::time::timeout;
 
-use crate::dial::DialError;
+use crate::error::DialError;
 
 /// How long the family that answered first waits for the other (RFC 8305, section 3).
 const OTHER_FAMILY: Duration = Duration::from_millis(50);
