@@ -36,7 +36,10 @@ pub enum RelayState {
     /// No agent yet, or no connection to it yet.
     Connecting,
     /// Traffic flows.
-    Ready,
+    Ready {
+        /// Not for the first time.
+        again: bool,
+    },
     /// The connection is lost; open connections wait for it to come back.
     Reconnecting {
         /// Why.
@@ -147,7 +150,7 @@ impl Output {
     pub fn state(&self, state: &RelayState) {
         let (word, reason) = match state {
             RelayState::Connecting => ("connecting", None),
-            RelayState::Ready => ("ready", None),
+            RelayState::Ready { .. } => ("ready", None),
             RelayState::Reconnecting { reason } => ("reconnecting", Some(reason.as_str())),
             RelayState::Draining => ("draining", None),
             RelayState::AgentLost { reason } => ("agentLost", Some(reason.as_str())),
@@ -156,7 +159,9 @@ impl Output {
         let text = match state {
             RelayState::Connecting if self.verbosity < 2 => return,
             RelayState::Connecting => "connecting".to_owned(),
-            RelayState::Ready => "ready".to_owned(),
+            // The first time, the Forwarding lines say it.
+            RelayState::Ready { again: false } => return,
+            RelayState::Ready { again: true } => "ready".to_owned(),
             RelayState::Reconnecting { reason } => {
                 format!("reconnecting: {reason}; open connections are kept")
             }

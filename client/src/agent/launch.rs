@@ -85,6 +85,17 @@ pub enum LaunchError {
         /// What to do about it.
         hint: String,
     },
+    /// The agent runs, and no session with it comes about.
+    #[error("the agent runs, but gives no session: {0}")]
+    NoSession(String),
+    /// The agent runs, and is not reached.
+    #[error("the agent runs, but is not reached after {}{}", crate::cli::duration::show_duration(*waited), reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default())]
+    Unreached {
+        /// `--pod-running-timeout`.
+        waited: Duration,
+        /// What the last attempt said.
+        reason: Option<String>,
+    },
     /// The system gives no random numbers.
     #[error("the system has no randomness to give: {0}")]
     Random(#[from] getrandom::Error),
@@ -110,6 +121,13 @@ impl LaunchError {
             Self::TimedOut { trouble: None, .. } => {
                 "--pod-running-timeout gives it longer; kubectl get events says more".into()
             }
+            Self::NoSession(_) => {
+                "check that --server.image is an agent of this version; kubectl relay --version tells ours"
+                    .into()
+            }
+            Self::Unreached { .. } => {
+                "try --transport spdy or --transport websocket; -v=4 shows the attempts".into()
+            }
             Self::Random(_) => "wait until the system has started completely".into(),
         }
     }
@@ -118,7 +136,7 @@ impl LaunchError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Api(error) => error.is_transient(),
-            Self::TimedOut { .. } => true,
+            Self::TimedOut { .. } | Self::Unreached { .. } => true,
             _ => false,
         }
     }

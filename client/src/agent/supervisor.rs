@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use relay_tunnel::{ClientConfig, Session, State};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::launch::{Fate, LaunchError, Launcher, Running};
@@ -103,13 +103,19 @@ impl Supervisor {
 
     /// Serves with one agent until it is lost.
     async fn serve(&self, agent: &Arc<Running>) -> Result<(), LaunchError> {
+        let mut pause = FIRST_PAUSE;
         loop {
             let (session, end) = self.session(agent).await?;
             self.current.send_replace(Current::Starting);
             match end {
                 End::SessionLost(reason) => {
                     session.abandon(&reason);
+                    if !*self.ready.borrow() {
+                        return Err(LaunchError::NoSession(reason));
+                    }
                     self.output.state(&RelayState::AgentLost { reason });
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 End::AgentLost(reason) => {
                     session.abandon(&reason);
@@ -136,8 +142,23 @@ impl Supervisor {
         );
         let (session, mut states) = Session::start(&client_config(&self.session), dialer);
         self.current.send_replace(Current::Session { session: session.clone(), ready: false });
+        let deadline = Instant::now() + self.launcher.timeout;
+        let mut told = None;
         loop {
             tokio::select! {
+                // What was refused says more than the loss that follows from it.
+                biased;
+                Ok(()) = failures.changed(), if !*self.ready.borrow() => {
+                    let refusal = failures.borrow_and_update().as_ref().and_then(final_refusal);
+                    if let Some(error) = refusal {
+                        session.abandon("the port-forward was refused");
+                        return Err(error);
+                    }
+                }
+                () = sleep_until(deadline), if !*self.ready.borrow() => {
+                    session.abandon("it took too long");
+                    return Err(LaunchError::Unreached { waited: self.launcher.timeout, reason: told });
+                }
                 fate = agent.fate_after(None) => {
                     let end = match fate {
                         Fate::Ending => End::Draining,
@@ -151,16 +172,15 @@ impl Supervisor {
                     }
                     let state = states.borrow_and_update().clone();
                     let ready = matches!(state, State::Ready);
+                    if let State::Connecting { reason: Some(reason) } = &state
+                        && told.as_ref() != Some(reason)
+                    {
+                        self.output.warning(&format!("the agent is not reached yet: {reason}"), None);
+                        told = Some(reason.clone());
+                    }
                     self.current.send_replace(Current::Session { session: session.clone(), ready });
                     if let Some(end) = self.session_end(state) {
                         return Ok((session, end));
-                    }
-                }
-                Ok(()) = failures.changed(), if !*self.ready.borrow() => {
-                    let refusal = failures.borrow_and_update().as_ref().and_then(final_refusal);
-                    if let Some(error) = refusal {
-                        session.close(Duration::ZERO).await;
-                        return Err(error);
                     }
                 }
             }
@@ -171,10 +191,9 @@ impl Supervisor {
         match state {
             State::Connecting { .. } => None,
             State::Ready => {
-                // The first time, the Forwarding lines say it.
-                if self.ready.send_replace(true) {
-                    self.output.state(&RelayState::Ready);
-                }
+                let again = *self.ready.borrow();
+                self.output.state(&RelayState::Ready { again });
+                self.ready.send_replace(true);
                 None
             }
             State::Reconnecting { reason, .. } => {

@@ -1,0 +1,166 @@
+//! Local sockets to a session and back, with an agent in the same process.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use kubectl_relay::{
+    agent::supervisor::Current,
+    cli::settings::ListenAddress,
+    cluster::ready::{Destination, Route},
+    forward::{
+        Path, Relay,
+        listen::{Bound, bind},
+        tcp, udp,
+    },
+    output::Output,
+    port::LocalPort,
+};
+use relay_protocol::{
+    Status,
+    header::{Address, Protocol},
+};
+use relay_tunnel::{Agent, AgentConfig, ClientConfig, DialError, Dialer, Incoming, Session, State};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    net::{TcpStream, UdpSocket},
+    sync::watch,
+    time::timeout,
+};
+use tokio_util::task::TaskTracker;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Lanes to an agent in this process.
+struct InMemory(Agent);
+
+impl Dialer for InMemory {
+    type Io = DuplexStream;
+
+    async fn dial(&mut self) -> Result<DuplexStream, DialError> {
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let agent = self.0.clone();
+        tokio::spawn(async move {
+            let mut first = BytesMut::new();
+            theirs.read_buf(&mut first).await.unwrap();
+            let _ = agent.serve_lane(theirs, first).await;
+        });
+        Ok(ours)
+    }
+}
+
+/// A session whose agent echoes, and refuses port 1.
+async fn session() -> Session {
+    let (agent, mut incoming) = Agent::new(AgentConfig::default());
+    tokio::spawn(async move {
+        while let Some(incoming) = incoming.recv().await {
+            match incoming {
+                Incoming::Stream(mut stream) if stream.header().port == 1 => stream.reset(Status::Refused),
+                Incoming::Stream(mut stream) => {
+                    stream.accept();
+                    tokio::spawn(async move {
+                        let (mut read, mut write) = tokio::io::split(stream);
+                        tokio::io::copy(&mut read, &mut write).await.unwrap();
+                        write.shutdown().await.unwrap();
+                    });
+                }
+                Incoming::Flow(mut flow) => {
+                    tokio::spawn(async move {
+                        while let Ok(datagram) = flow.recv().await {
+                            flow.send(datagram).unwrap();
+                        }
+                    });
+                }
+            }
+        }
+    });
+    let (session, mut state) = Session::start(&ClientConfig::default(), InMemory(agent));
+    timeout(SOON, state.wait_for(|state| matches!(state, State::Ready))).await.unwrap().unwrap();
+    session
+}
+
+struct Forwarding {
+    local: SocketAddr,
+    current: watch::Sender<Current>,
+}
+
+fn forwarding(protocol: Protocol, port: u16, connect_wait: Duration) -> Forwarding {
+    let (current, receiver) = watch::channel(Current::Starting);
+    let output = Output::to(false, 0, Box::new(std::io::sink()), Box::new(std::io::sink()));
+    let relay =
+        Relay { current: receiver, connect_wait, output: Arc::new(output), tasks: TaskTracker::new() };
+    let destination = Destination { address: Address::Ip([10, 0, 0, 1].into()), port };
+    let path = Path { target: "ip/10.0.0.1".into(), route: Arc::new(Route::Fixed(destination)), protocol };
+    let loopback = ListenAddress::Ip([127, 0, 0, 1].into());
+    let bound = bind(&[loopback], LocalPort::Free, protocol).unwrap().remove(0);
+    let local = bound.local_addr().unwrap();
+    match bound {
+        Bound::Tcp(listener) => tokio::spawn(tcp::serve(listener, path, relay)),
+        Bound::Udp(socket) => tokio::spawn(udp::serve(socket, path, relay)),
+    };
+    Forwarding { local, current }
+}
+
+#[tokio::test]
+async fn bytes_go_there_and_back_and_a_half_close_keeps_the_reply_flowing() {
+    let forwarding = forwarding(Protocol::Tcp, 80, SOON);
+    forwarding.current.send_replace(Current::Session { session: session().await, ready: true });
+    let mut socket = TcpStream::connect(forwarding.local).await.unwrap();
+    socket.write_all(b"hello").await.unwrap();
+    socket.shutdown().await.unwrap();
+    let mut reply = Vec::new();
+    timeout(SOON, socket.read_to_end(&mut reply)).await.unwrap().unwrap();
+    assert_eq!(reply, b"hello");
+}
+
+#[tokio::test]
+async fn a_connection_made_too_early_waits_for_the_session() {
+    let forwarding = forwarding(Protocol::Tcp, 80, SOON);
+    let mut socket = TcpStream::connect(forwarding.local).await.unwrap();
+    socket.write_all(b"early").await.unwrap();
+    forwarding.current.send_replace(Current::Session { session: session().await, ready: true });
+    let mut reply = [0; 5];
+    timeout(SOON, socket.read_exact(&mut reply)).await.unwrap().unwrap();
+    assert_eq!(&reply, b"early");
+}
+
+#[tokio::test]
+async fn without_a_wait_a_connection_made_too_early_is_reset_at_once() {
+    let forwarding = forwarding(Protocol::Tcp, 80, Duration::ZERO);
+    let mut socket = TcpStream::connect(forwarding.local).await.unwrap();
+    let error = timeout(SOON, socket.read(&mut [0; 1])).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_target_that_refuses_resets_the_local_connection_and_the_next_is_unharmed() {
+    let session = session().await;
+    let refused = forwarding(Protocol::Tcp, 1, SOON);
+    refused.current.send_replace(Current::Session { session: session.clone(), ready: true });
+    let mut socket = TcpStream::connect(refused.local).await.unwrap();
+    let error = timeout(SOON, socket.read(&mut [0; 1])).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+
+    let fine = forwarding(Protocol::Tcp, 80, SOON);
+    fine.current.send_replace(Current::Session { session, ready: true });
+    let mut socket = TcpStream::connect(fine.local).await.unwrap();
+    socket.write_all(b"x").await.unwrap();
+    assert_eq!(timeout(SOON, socket.read_u8()).await.unwrap().unwrap(), b'x');
+}
+
+#[tokio::test]
+async fn two_hundred_udp_peers_each_get_their_own_answers() {
+    let forwarding = forwarding(Protocol::Udp, 53, SOON);
+    forwarding.current.send_replace(Current::Session { session: session().await, ready: true });
+    let mut peers = Vec::new();
+    for number in 0..200u32 {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.send_to(&number.to_be_bytes(), forwarding.local).await.unwrap();
+        peers.push((number, socket));
+    }
+    for (number, socket) in peers {
+        let mut answer = [0; 16];
+        let (length, from) = timeout(SOON, socket.recv_from(&mut answer)).await.unwrap().unwrap();
+        assert_eq!((&answer[..length], from), (&number.to_be_bytes()[..], forwarding.local));
+    }
+}
