@@ -182,6 +182,7 @@ fn run(seed: u64) {
         })
         .collect();
     let paths_end = if faulty { paths_end } else { Duration::ZERO };
+    let at_a_time = agent.max_streams;
     let mut world = World::new(seed, client, agent, shared, paths(rng.fork(), paths_end));
     for (at, fault) in strikes {
         world.strike_at(at, fault);
@@ -192,7 +193,8 @@ fn run(seed: u64) {
         6..16 => (rng.in_range(1..10), 300_000),
         _ => (rng.in_range(1..3), 3 << 20),
     };
-    for _ in 0..streams {
+    // Those that must wait for each other take their time.
+    for _ in 0..streams.min(at_a_time * 20) {
         let plan = a_plan(&mut rng, largest, active);
         world.plan(plan);
     }
