@@ -1,0 +1,136 @@
+//! Writes the seeds of the corpus: real encodings, from which the fuzzer goes on.
+//!
+//! `cargo run --manifest-path fuzz/Cargo.toml --example corpus`, whenever the wire format gains something.
+
+use std::path::Path;
+
+use relay_protocol::frame::Frame;
+use relay_protocol::hello::{Hello, Instance, Request, Secret, SessionId, Welcome};
+use relay_protocol::{Header, Protocol, Status};
+
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+fn headers() -> Seeds {
+    let encode = |protocol, port, address: &str| {
+        let mut out = Vec::new();
+        let address = address.parse().expect("an address");
+        Header { request_id: Default::default(), protocol, port, address }.encode(&mut out);
+        out
+    };
+    let v0 = |protocol: u8, kind: u8, address: &[u8]| {
+        let mut out =
+            vec![0, 0, 12 + address.len() as u8, b'a', b'b', b'c', b'd', b'e', protocol, 0, 80, kind];
+        out.extend_from_slice(address);
+        out
+    };
+    vec![
+        ("ipv4", encode(Protocol::Tcp, 80, "10.96.0.1")),
+        ("ipv6", encode(Protocol::Udp, 53, "fd00::10")),
+        ("name", encode(Protocol::Tcp, 443, "web.default.svc.cluster.local")),
+        ("complete-name", encode(Protocol::Tcp, 8080, "example.org.")),
+        ("v0-ipv4", v0(0, 0, &[10, 96, 0, 1])),
+        ("v0-name", v0(1, 1, b"kube-dns.kube-system")),
+        ("v0-keep-alive", v0(2, 0, &[])),
+    ]
+}
+
+fn frames() -> Seeds {
+    let encode = |frames: &[Frame<'_>]| {
+        let mut out = Vec::new();
+        frames.iter().for_each(|frame| frame.encode(&mut out));
+        out
+    };
+    vec![
+        ("stream", encode(&[Frame::Stream { id: 0, offset: 0, fin: false, data: b"hello" }])),
+        ("end", encode(&[Frame::Stream { id: 4, offset: 70_000, fin: true, data: b"" }])),
+        ("credit", encode(&[Frame::MaxData { id: 2, limit: 1 << 20 }, Frame::MaxStreams { limit: 256 }])),
+        ("reset", encode(&[Frame::Reset { id: 6, status: Status::ResetByPeer, final_offset: 9 }])),
+        ("datagram", encode(&[Frame::Datagram { id: 0, seq: 1, header: None, data: b"query" }])),
+        (
+            "first-datagram",
+            encode(&[Frame::Datagram { id: 0, seq: 0, header: Some(b"header"), data: b"query" }]),
+        ),
+        ("flow-close", encode(&[Frame::FlowClose { id: 0, status: Status::Ok }])),
+        (
+            "lane",
+            encode(&[
+                Frame::LaneAck { lane: 1, position: 77 },
+                Frame::Ping { token: 5 },
+                Frame::Pong { token: 5 },
+            ]),
+        ),
+        ("closing", encode(&[Frame::LaneClose, Frame::Drain { grace: 30_000 }])),
+        ("goodbye", encode(&[Frame::Goodbye { status: Status::ShuttingDown, text: "shutting down" }])),
+        ("unknown", vec![0x21, 3, 1, 2, 3]),
+    ]
+}
+
+fn hellos() -> Seeds {
+    let (session, instance, secret) = (SessionId([1; 16]), Instance([2; 16]), Secret([3; 32]));
+    let hello = |request, lane| {
+        Hello { request, session, lane, versions: (1, 1), features: 0, initial_credit: 2_048 }.encode()
+    };
+    let proof = secret.proof(session, instance, 3, &[1, 2]);
+    let welcome = Welcome {
+        status: Status::Ok,
+        versions: (1, 1),
+        features: 0,
+        instance,
+        initial_credit: 16_384,
+        max_streams: 128,
+    };
+    vec![
+        ("create", hello(Request::Create { secret: secret.clone() }, 1)),
+        ("join", hello(Request::Join { proof, held: vec![1, 2] }, 3)),
+        ("welcome", welcome.encode()),
+        ("refusal", Welcome::refusal(Status::AgentLost, instance).encode()),
+    ]
+}
+
+/// Server frames of each kind; the first byte chooses how they are carried, from the end of the input.
+fn transports() -> Seeds {
+    let message = |payload: &[u8]| {
+        let mut out = vec![0x82, payload.len() as u8];
+        out.extend_from_slice(payload);
+        out
+    };
+    let spdy = [
+        // SYN_REPLY of stream 3 without a header block, DATA on it, DATA with FIN on the error stream, PING.
+        &[0x80, 3, 0, 2, 0, 0, 0, 4, 0, 0, 0, 3][..],
+        &[0, 0, 0, 3, 0, 0, 0, 5],
+        b"hello",
+        &[0, 0, 0, 1, 1, 0, 0, 0],
+        &[0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 2],
+        &[0, 0, 0, 3, 1, 0, 0, 0],
+    ]
+    .concat();
+    let port = 9_527u16.to_le_bytes();
+    let v4 = [
+        message(&[0, port[0], port[1]]),
+        message(&[1, port[0], port[1]]),
+        message(b"\0hello"),
+        message(b"\x01refused"),
+    ]
+    .concat();
+    let input = |kind: u8, bytes: &[u8]| [&[kind, 3, 2][..], bytes].concat();
+    vec![
+        ("tunnel", input(0, &message(&spdy))),
+        ("v4", input(1, &v4)),
+        ("spdy", input(2, &spdy)),
+        ("ping-close", input(0, &[0x89, 1, 7, 0x88, 2, 3, 0xe8])),
+    ]
+}
+
+fn main() -> std::io::Result<()> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let targets =
+        [("header", headers()), ("frame", frames()), ("hello", hellos()), ("transport", transports())];
+    for (target, seeds) in targets {
+        let folder = corpus.join(target);
+        std::fs::create_dir_all(&folder)?;
+        for (name, bytes) in seeds {
+            std::fs::write(folder.join(name), bytes)?;
+        }
+    }
+    Ok(())
+}
