@@ -51,12 +51,12 @@ impl Dialer for InMemory {
 
 /// A session whose agent echoes, and refuses port 1.
 async fn session() -> Session {
-    let (agent, mut incoming) = Agent::new(AgentConfig::default());
+    let (agent, mut incoming) = Agent::new(&AgentConfig::default()).unwrap();
     tokio::spawn(async move {
         while let Some(incoming) = incoming.recv().await {
             match incoming {
-                Incoming::Stream(mut stream) if stream.header().port == 1 => stream.reset(Status::Refused),
-                Incoming::Stream(mut stream) => {
+                Incoming::Stream(stream) if stream.header().port == 1 => stream.reset(Status::Refused),
+                Incoming::Stream(stream) => {
                     stream.accept();
                     tokio::spawn(async move {
                         let (mut read, mut write) = tokio::io::split(stream);
