@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything this repository does besides the product itself.
 
+mod bench;
 mod cluster;
 mod demo;
 mod image;
@@ -29,6 +30,8 @@ enum Command {
     Test(test::Options),
     /// Show the main job on a real cluster.
     Demo(demo::Options),
+    /// Figures beside those of `kubectl port-forward`, on a real cluster.
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -50,5 +53,6 @@ fn run(command: Command) -> Result<()> {
         Command::Image(options) => image::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
     }
 }

@@ -1,0 +1,68 @@
+//! Connections as such: how many per second, and many that only stay open.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::{Figures, Options, connect_from};
+
+/// Connect, echo, close, in `streams` threads: how many per second.
+pub(super) fn rate(options: &Options) -> Result<Figures> {
+    let next = AtomicUsize::new(0);
+    let start = Instant::now();
+    let end = start + Duration::from_secs_f64(options.seconds);
+    let results: Vec<Result<usize>> = thread::scope(|scope| {
+        let work = || {
+            let mut done = 0;
+            while Instant::now() < end {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= options.count {
+                    break;
+                }
+                once(options.address, number)?;
+                done += 1;
+            }
+            Ok(done)
+        };
+        let threads: Vec<_> = (0..options.streams).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a connection's thread failed")))
+            .collect()
+    });
+    let seconds = start.elapsed().as_secs_f64();
+    let mut done = 0;
+    for result in results {
+        done += result?;
+    }
+    Ok(Figures::from([("per_s", done as f64 / seconds), ("connections", done as f64)]))
+}
+
+fn once(address: SocketAddr, number: usize) -> Result<()> {
+    let mut stream = connect_from(address, number)?;
+    let mut buffer = [7; 64];
+    stream.write_all(&buffer)?;
+    stream.read_exact(&mut buffer)?;
+    Ok(())
+}
+
+/// Opens connections, uses each once, prints how long that took, and keeps them until standard
+/// input ends.
+pub(super) fn hold(options: &Options) -> Result<()> {
+    let start = Instant::now();
+    let mut held = Vec::with_capacity(options.count);
+    for number in 0..options.count {
+        let mut stream = connect_from(options.address, number)?;
+        let mut buffer = [7; 64];
+        stream.write_all(&buffer)?;
+        stream.read_exact(&mut buffer)?;
+        held.push(stream);
+    }
+    println!("{{\"opened_s\": {}}}", start.elapsed().as_secs_f64());
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! The ways to the target that are compared, and their processes.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::stage::{NAMESPACE, POD, Stage};
+use crate::shell;
+
+/// One way to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Tool {
+    /// Plain TCP and UDP from the node to the pod: the limit.
+    Straight,
+    /// `kubectl port-forward`.
+    PortForward,
+    /// `kubectl relay`.
+    Relay,
+}
+
+impl Tool {
+    pub(super) const ALL: [Self; 3] = [Self::Straight, Self::PortForward, Self::Relay];
+
+    /// As in tables and JSON.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Straight => "straight",
+            Self::PortForward => "port-forward",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+/// The target's services as a tool offers them, as `address:port`.
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    pub(super) echo: String,
+    pub(super) source: String,
+    pub(super) sink: String,
+    /// None where the tool cannot carry UDP.
+    pub(super) udp: Option<String>,
+}
+
+/// A tool that is ready.
+pub(super) struct Running {
+    pub(super) tool: Tool,
+    pub(super) offer: Offer,
+    /// From the start of its process to the first line that says traffic can flow.
+    pub(super) started_in: Option<Duration>,
+    child: Option<Child>,
+}
+
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// The plugin itself gives up cleaning up after 5 s.
+const END_LIMIT: Duration = Duration::from_secs(8);
+
+impl Running {
+    /// Starts a tool and waits until it forwards every port.
+    pub(super) fn start(tool: Tool, stage: &Stage, plugin: &Path, logs: &Path) -> Result<Self> {
+        let ports = stage.ports;
+        let mut command = match tool {
+            Tool::Straight => {
+                let at = |port: u16| format!("{}:{port}", stage.pod_ip);
+                let offer = Offer {
+                    echo: at(ports.echo),
+                    source: at(ports.source),
+                    sink: at(ports.sink),
+                    udp: Some(at(ports.udp)),
+                };
+                return Ok(Self { tool, offer, started_in: None, child: None });
+            }
+            Tool::PortForward => {
+                let mut command = stage.kubectl(&["port-forward", "-n", NAMESPACE, "--address=127.0.0.1"]);
+                command.arg(format!("pod/{POD}"));
+                command.args([ports.echo, ports.source, ports.sink].map(|port| format!(":{port}")));
+                command
+            }
+            Tool::Relay => {
+                let mut command = Command::new(plugin);
+                command.envs(stage.environment.iter().map(|(key, value)| (key, value)));
+                command.args(["-n", NAMESPACE, "--address=127.0.0.1"]).arg(format!("pod/{POD}"));
+                command.args([ports.echo, ports.source, ports.sink].map(|port| format!(":{port}@tcp")));
+                command.arg(format!(":{}@udp", ports.udp));
+                command
+            }
+        };
+        let log =
+            File::options().create(true).append(true).open(logs.join(format!("{}.log", tool.name())))?;
+        // A group of its own: Ctrl-C is for the bench, which then ends it in order.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).process_group(0);
+        let start = Instant::now();
+        let child = command.spawn().with_context(|| format!("start `{}`", shell::line(&command)))?;
+        let mut running = Self {
+            tool,
+            offer: Offer { echo: String::new(), source: String::new(), sink: String::new(), udp: None },
+            started_in: None,
+            child: Some(child),
+        };
+        running.wait_until_ready(start, stage)?;
+        Ok(running)
+    }
+
+    fn wait_until_ready(&mut self, start: Instant, stage: &Stage) -> Result<()> {
+        let ports = stage.ports;
+        let stdout =
+            self.child.as_mut().and_then(|child| child.stdout.take()).context("the tool's output")?;
+        let (send, receive) = mpsc::channel();
+        // Reads on for as long as the tool lives: a full pipe would stop it.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = send.send((Instant::now(), line));
+            }
+        });
+        let mut missing = if self.tool == Tool::Relay { 4 } else { 3 };
+        while missing > 0 {
+            let left = READY_LIMIT.saturating_sub(start.elapsed());
+            let (when, line) = match receive.recv_timeout(left) {
+                Ok(line) => line,
+                Err(mpsc::RecvTimeoutError::Timeout) => bail!("{} is not ready after 60 s", self.tool.name()),
+                Err(mpsc::RecvTimeoutError::Disconnected) => bail!("{} has ended", self.tool.name()),
+            };
+            let Some((local, remote)) =
+                line.strip_prefix("Forwarding from ").and_then(|rest| rest.split_once(" -> "))
+            else {
+                continue;
+            };
+            self.started_in.get_or_insert(when - start);
+            let local = local.to_owned();
+            match remote.trim().strip_suffix("/udp") {
+                Some(_) => self.offer.udp = Some(local),
+                None => match remote.trim().parse::<u16>() {
+                    Ok(port) if port == ports.echo => self.offer.echo = local,
+                    Ok(port) if port == ports.source => self.offer.source = local,
+                    Ok(port) if port == ports.sink => self.offer.sink = local,
+                    _ => bail!("unexpected line of {}: {line:?}", self.tool.name()),
+                },
+            }
+            missing -= 1;
+        }
+        Ok(())
+    }
+
+    /// The client's process.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Whether it has not ended by itself.
+    pub(super) fn is_alive(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(None)))
+    }
+}
+
+impl Drop for Running {
+    /// As Ctrl-C would end it; by force if that takes too long.
+    fn drop(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+            && matches!(child.try_wait(), Ok(None))
+        {
+            let _ = kill_process(pid, Signal::INT);
+        }
+        let start = Instant::now();
+        while matches!(child.try_wait(), Ok(None)) {
+            if start.elapsed() > END_LIMIT {
+                shell::say(format!("{} does not end; killed", self.tool.name()));
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
