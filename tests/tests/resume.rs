@@ -12,10 +12,19 @@ use relay_tests::{Relay, connect, download, echo_once, half_close, upload, xtask
 
 const MIB: u64 = 1 << 20;
 
-/// The cluster, for one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
+/// The cluster, for one test at a time; whole again afterwards.
+struct Alone(#[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
+
+fn alone() -> Alone {
     static CLUSTER: Mutex<()> = Mutex::new(());
-    CLUSTER.lock().unwrap_or_else(PoisonError::into_inner)
+    Alone(CLUSTER.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        xtask(&["path", "heal"]);
+        xtask(&["apiserver", "start"]);
+    }
 }
 
 #[test]
@@ -53,8 +62,9 @@ fn a_path_that_is_reset_again_and_again() {
     let down = thread::spawn(move || download(source, 512 * MIB));
     for round in 0..5u8 {
         xtask(&["path", "reset"]);
+        relay.wait_stderr("reconnecting", Duration::from_secs(20));
+        xtask(&["path", "heal"]);
         echo_once(&mut stream, &[round]).unwrap();
     }
-    xtask(&["path", "heal"]);
     down.join().unwrap().expect("the download is whole");
 }
