@@ -90,7 +90,7 @@ pub enum ApiError {
         message: String,
     },
     /// There is no such object.
-    #[error("there is no {} \"{}\"{}", call.resource, call.name.as_deref().unwrap_or("?"), in_namespace(call))]
+    #[error("{} \"{}\" not found{}", call.resource, call.name.as_deref().unwrap_or("?"), in_namespace(call))]
     NotFound {
         /// The call.
         call: Call,
@@ -336,7 +336,7 @@ mod tests {
             Call::new("get", "", "services", "dev").on("web"),
             &status(404, "services \"web\" not found", Some(("services", "web"))),
         );
-        assert_eq!(error.to_string(), "there is no services \"web\" in namespace \"dev\"");
+        assert_eq!(error.to_string(), "services \"web\" not found in namespace \"dev\"");
         assert_eq!(error.hint(), "see what is there: kubectl get services -n dev");
     }
 

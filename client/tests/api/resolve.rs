@@ -202,7 +202,7 @@ async fn what_is_not_there_is_said_with_where_to_look() {
     })
     .await
     .unwrap_err();
-    assert_eq!(error.to_string(), "there is no services \"web\" in namespace \"dev\"");
+    assert_eq!(error.to_string(), "services \"web\" not found in namespace \"dev\"");
 
     let error =
         resolve(
@@ -213,7 +213,7 @@ async fn what_is_not_there_is_said_with_where_to_look() {
         )
         .await
         .unwrap_err();
-    assert_eq!(error.to_string(), "there is no pods \"web\" in namespace \"dev\"");
+    assert_eq!(error.to_string(), "pods \"web\" not found in namespace \"dev\"");
 
     let error = resolve(&["widgets/x", "80"], |_| Answer::Json(200, json!({"metadata": {}, "items": []})))
         .await
