@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::Status;
+use crate::pool::{Pool, Share};
 
 /// How many numbers back a late datagram is still told apart from a duplicate.
 const WINDOW: u64 = 1_024;
@@ -16,6 +17,10 @@ pub const MAX_WAIT: Duration = Duration::from_secs(1);
 const MAX_QUEUED: usize = 512 * 1024;
 /// Datagrams queued per flow and direction.
 const MAX_COUNT: usize = 2_048;
+/// What a queued datagram costs besides its bytes.
+const OVERHEAD: usize = 128;
+/// Bytes queued by all flows of a session, in both directions.
+pub(crate) const SESSION_QUEUED: usize = 8 << 20;
 
 /// Which numbers have been seen.
 #[derive(Clone, Debug)]
@@ -56,30 +61,38 @@ impl Seen {
 }
 
 /// Datagrams in one direction, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
     datagrams: VecDeque<(Instant, Bytes)>,
-    bytes: usize,
+    /// What they take of what all flows of the session may take.
+    held: Share,
 }
 
 impl Queue {
-    /// Returns how many older datagrams had to go.
+    fn new(pool: &Pool) -> Self {
+        Self { datagrams: VecDeque::new(), held: Share::new(pool.clone()) }
+    }
+
+    /// Returns how many had to go: older ones of this queue, and the new one itself where others hold all there is.
     fn push(&mut self, now: Instant, datagram: Bytes) -> u64 {
+        let cost = datagram.len() + OVERHEAD;
         let mut dropped = 0;
         while self.datagrams.len() >= MAX_COUNT
-            || (self.bytes + datagram.len() > MAX_QUEUED && !self.datagrams.is_empty())
+            || self.held.held() + cost > MAX_QUEUED
+            || !self.held.try_reserve(cost)
         {
-            self.pop();
             dropped += 1;
+            if self.pop().is_none() {
+                return dropped;
+            }
         }
-        self.bytes += datagram.len();
         self.datagrams.push_back((now, datagram));
         dropped
     }
 
     fn pop(&mut self) -> Option<Bytes> {
         let (_, datagram) = self.datagrams.pop_front()?;
-        self.bytes -= datagram.len();
+        self.held.release(datagram.len() + OVERHEAD);
         Some(datagram)
     }
 }
@@ -102,7 +115,7 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    pub(crate) fn new(now: Instant, header: Bytes, id: Option<u64>) -> Self {
+    pub(crate) fn new(now: Instant, header: Bytes, id: Option<u64>, pool: &Pool) -> Self {
         Self {
             id,
             header,
@@ -112,8 +125,8 @@ impl Flow {
             last_active: now,
             next_seq: 0,
             seen: Seen { next: 0, bits: [0; WORDS] },
-            out: Queue::default(),
-            incoming: Queue::default(),
+            out: Queue::new(pool),
+            incoming: Queue::new(pool),
         }
     }
 
@@ -180,16 +193,34 @@ mod tests {
     #[test]
     fn a_full_queue_drops_the_oldest() {
         let now = Instant::now();
-        let mut flow = Flow::new(now, Bytes::new(), None);
+        let mut flow = Flow::new(now, Bytes::new(), None, &Pool::new(SESSION_QUEUED));
         let dropped: u64 = (0..20u8).map(|n| flow.push_out(now, vec![n; 60_000].into())).sum();
         assert_eq!(dropped, 12);
         assert_eq!(flow.take_out().unwrap().1[0], 12);
     }
 
     #[test]
+    fn many_flows_share_what_their_session_may_hold() {
+        let now = Instant::now();
+        let pool = Pool::new(SESSION_QUEUED);
+        let mut flows: Vec<Flow> = (0..1_000).map(|n| Flow::new(now, Bytes::new(), Some(n), &pool)).collect();
+        let mut dropped = 0;
+        for flow in &mut flows {
+            for seq in 0..20 {
+                dropped += flow.arrived(now, seq, &[0; 60_000]).unwrap();
+            }
+        }
+        assert!(pool.used() <= SESSION_QUEUED);
+        let kept: u64 =
+            flows.iter_mut().map(|flow| std::iter::from_fn(|| flow.take_in()).count() as u64).sum();
+        assert_eq!(kept + dropped, 20_000, "what is dropped is counted");
+        assert_eq!(pool.used(), 0);
+    }
+
+    #[test]
     fn datagrams_that_waited_too_long_are_dropped() {
         let now = Instant::now();
-        let mut flow = Flow::new(now, Bytes::new(), None);
+        let mut flow = Flow::new(now, Bytes::new(), None, &Pool::new(SESSION_QUEUED));
         flow.push_out(now, Bytes::from_static(b"old"));
         flow.push_out(now + MAX_WAIT, Bytes::from_static(b"new"));
         assert_eq!(flow.expire(now + MAX_WAIT + Duration::from_millis(1)), 1);

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::Status;
-use crate::flow::Flow;
+use crate::flow::{Flow, SESSION_QUEUED};
 use crate::hello::{Instance, Secret, SessionId};
 use crate::lane::{Item, Lane};
 use crate::pool::{Pool, Share};
@@ -300,6 +300,8 @@ pub struct Session {
     /// Numbers below the peer's highest that have not been seen: overtaken on another lane.
     flows_overtaken: std::collections::BTreeSet<u64>,
     flow_closes: HashMap<u64, Status>,
+    /// What the queues of all flows may hold.
+    datagrams: Pool,
 
     lanes: Vec<Lane>,
     highest_lane: u64,
@@ -362,6 +364,7 @@ impl Session {
             flows_begun: 0,
             flows_overtaken: std::collections::BTreeSet::new(),
             flow_closes: HashMap::new(),
+            datagrams: Pool::new(SESSION_QUEUED),
             lanes: Vec::new(),
             highest_lane: 0,
             express: None,

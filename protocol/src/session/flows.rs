@@ -16,7 +16,7 @@ impl Session {
     pub fn open_flow(&mut self, now: Instant, header: Bytes) -> Result<FlowKey, OpenError> {
         self.may_open()?;
         self.make_room_for_flow();
-        Ok(FlowKey(self.flows.insert(Flow::new(now, header, None))))
+        Ok(FlowKey(self.flows.insert(Flow::new(now, header, None, &self.datagrams))))
     }
 
     /// The flow that was quiet for longest ends where the limit is met.

@@ -236,7 +236,7 @@ impl Session {
             }
             self.flows_overtaken.remove(&id);
             self.make_room_for_flow();
-            let flow = Flow::new(now, Bytes::copy_from_slice(header), Some(id));
+            let flow = Flow::new(now, Bytes::copy_from_slice(header), Some(id), &self.datagrams);
             let key = FlowKey(self.flows.insert(flow));
             self.flow_ids.insert(id, key);
             self.events.push_back(Event::FlowOpened(key));
