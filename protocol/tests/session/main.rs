@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod ending;
+mod flows;
 mod joining;
 mod lanes;
 mod pair;
