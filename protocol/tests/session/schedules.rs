@@ -152,8 +152,10 @@ fn configs(rng: &mut Rng) -> (Config, Config) {
     (client, agent)
 }
 
-fn a_fault(rng: &mut Rng) -> Fault {
+/// Without pings, an end that only waits can't notice that its lanes are silent.
+fn a_fault(rng: &mut Rng, pings: bool) -> Fault {
     match rng.below(12) {
+        5..9 if !pings => Fault::KillAll,
         0..3 => Fault::Kill,
         3..5 => Fault::KillAll,
         5..7 => Fault::Cut,
@@ -168,13 +170,14 @@ fn a_fault(rng: &mut Rng) -> Fault {
 fn run(seed: u64) {
     let mut rng = Rng::new(seed ^ 0x5eed_0000);
     let (client, agent) = configs(&mut rng);
+    let pings = client.ping.is_some();
     let active = ms(rng.magnitude(100..30_000));
     let faulty = rng.chance(75);
     let faults = if faulty { rng.magnitude(1..20) } else { 0 };
     let shared = [rng.magnitude(200_000..100 << 20), rng.magnitude(200_000..100 << 20)];
     let mut paths_end = active;
     let strikes: Vec<(Duration, Fault)> = (0..faults)
-        .map(|_| (rng.duration(Duration::ZERO..active), a_fault(&mut rng)))
+        .map(|_| (rng.duration(Duration::ZERO..active), a_fault(&mut rng, pings)))
         .inspect(|(at, fault)| {
             if let Fault::Sleep(_, time, _) | Fault::NoDials(time) = fault {
                 paths_end = paths_end.max(*at + *time);
