@@ -43,14 +43,8 @@ impl Dialer for LaneDialer {
     type Io = Lane;
 
     async fn dial(&mut self) -> Result<Lane, DialError> {
-        let (client, namespace, pod, mode) =
-            (self.client.clone(), self.namespace.clone(), self.pod.clone(), self.mode);
-        let handle = tokio::runtime::Handle::current();
-        let dialled = tokio::task::spawn_blocking(move || {
-            handle.block_on(PortForward::dial(&client, &namespace, &pod, AGENT_PORT, mode))
-        })
-        .await
-        .unwrap_or_else(|error| Err(TransportError::Unreachable(error.to_string())));
+        let dialled =
+            PortForward::dial(&self.client, &self.namespace, &self.pod, AGENT_PORT, self.mode).await;
         match dialled {
             Ok((connection, negotiated)) => {
                 tracing::info!(?negotiated, pod = self.pod, "lane dialled");

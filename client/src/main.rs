@@ -1,11 +1,9 @@
 //! `kubectl relay`: reads the command line, runs, ends with the right exit code.
-#![forbid(unsafe_code)]
 
 use std::{
     io::{IsTerminal, Write},
     process::ExitCode,
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::Context;
@@ -27,6 +25,10 @@ fn main() -> ExitCode {
         Err(error) => {
             // `--help` comes this way too; a closed pipe is no reason to panic.
             let _ = error.print();
+            if error.use_stderr() {
+                let _ =
+                    writeln!(std::io::stderr(), "hint: kubectl relay --help has every flag, and examples");
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -57,8 +59,7 @@ fn start(args: Args, output: Arc<Output>) -> anyhow::Result<Result<(), Error>> {
         .build()
         .context("cannot start")?;
     let outcome = runtime.block_on(run(settings, output));
-    // Look-ups that block (a system resolver) must not hold the end up.
-    runtime.shutdown_timeout(Duration::from_millis(50));
+    runtime.shutdown_background(); // a system resolver that blocks must not hold the end up
     Ok(outcome)
 }
 
@@ -76,12 +77,12 @@ fn log_to_stderr(verbosity: u8) {
     };
     let filter =
         format!("{others},kubectl_relay={own},relay_transport={own},relay_tunnel={own},relay_protocol={own}");
-    let builder = tracing_subscriber::fmt()
+    // Without logs there is still the program.
+    let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(|| Quiet);
-    // Without logs there is still the program.
-    let _ = builder.try_init();
+        .with_writer(|| Quiet)
+        .try_init();
 }
 
 /// stderr that may be closed.

@@ -123,18 +123,7 @@ impl Dial<'_> {
             .header(SEC_WEBSOCKET_KEY, &key)
             .header(SEC_WEBSOCKET_PROTOCOL, offer.join(", "));
         let response = self.upgrade(request, "websocket").await?;
-        let header = |name: HeaderName| text(response.headers(), &name);
-        if header(SEC_WEBSOCKET_ACCEPT) != Some(accept_for(&key).as_str()) {
-            return Err(DialError::ProtocolError("Sec-WebSocket-Accept does not fit the key".to_owned()));
-        }
-        let negotiated = match header(SEC_WEBSOCKET_PROTOCOL) {
-            Some(chosen) if !offer.contains(&chosen) => {
-                return Err(DialError::ProtocolError(format!("subprotocol {chosen:?} was never offered")));
-            }
-            Some(TUNNEL_PROTOCOL) => Negotiated::WebSocket,
-            Some(_) => Negotiated::WebSocketV4,
-            None => return Err(DialError::ProtocolError("the server chose no subprotocol".to_owned())),
-        };
+        let negotiated = subprotocol(&response, &key, offer)?;
         self.open(response, negotiated).await
     }
 
@@ -198,4 +187,20 @@ impl Dial<'_> {
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
+
+/// What the server chose, once it has shown that it is a WebSocket server.
+fn subprotocol(response: &Response<Body>, key: &str, offer: &[&str]) -> Result<Negotiated, DialError> {
+    let header = |name: HeaderName| text(response.headers(), &name);
+    if header(SEC_WEBSOCKET_ACCEPT) != Some(accept_for(key).as_str()) {
+        return Err(DialError::ProtocolError("Sec-WebSocket-Accept does not fit the key".to_owned()));
+    }
+    match header(SEC_WEBSOCKET_PROTOCOL) {
+        Some(chosen) if !offer.contains(&chosen) => {
+            Err(DialError::ProtocolError(format!("subprotocol {chosen:?} was never offered")))
+        }
+        Some(TUNNEL_PROTOCOL) => Ok(Negotiated::WebSocket),
+        Some(_) => Ok(Negotiated::WebSocketV4),
+        None => Err(DialError::ProtocolError("the server chose no subprotocol".to_owned())),
+    }
 }

@@ -146,14 +146,13 @@ impl Shared {
                 Event::Drain(grace) => state.notices.push(Notice::Drain(grace)),
                 Event::Ended(status, text) => {
                     state.notices.push(Notice::Ended(status, text));
-                    // Writers look whether they may leave.
-                    state.lanes.iter().for_each(|lane| lane.work.notify_one());
                 }
             }
         }
         owner |= !state.notices.is_empty();
         for lane in &state.lanes {
-            if state.session.has_work(lane.id, now.into_std()) {
+            // Of a session that has ended, a writer also looks whether it may leave.
+            if state.session.has_work(lane.id, now.into_std()) || state.session.is_done_with(lane.id) {
                 lane.work.notify_one();
             }
         }

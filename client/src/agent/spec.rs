@@ -137,6 +137,7 @@ fn required(settings: &AgentSettings, owner: &Owner) -> Value {
                     "--idle", seconds(settings.idle),
                     "--session-life", seconds(settings.session_life),
                     "--drain-grace", seconds(settings.drain_grace),
+                    "--exit-on-goodbye",
                     format!("-v={}", settings.verbosity),
                 ],
             }],
@@ -199,7 +200,16 @@ mod tests {
         let job = made(&["--agent-idle", "90s", "--session-life=1h", "--drain-grace", "500ms", "-v=4"]);
         assert_eq!(
             job["spec"]["template"]["spec"]["containers"][0]["args"],
-            json!(["--idle", "90s", "--session-life", "1h", "--drain-grace", "500ms", "-v=4"])
+            json!([
+                "--idle",
+                "90s",
+                "--session-life",
+                "1h",
+                "--drain-grace",
+                "500ms",
+                "--exit-on-goodbye",
+                "-v=4"
+            ])
         );
     }
 

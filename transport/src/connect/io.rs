@@ -88,6 +88,14 @@ impl<C> Deadline<C> {
     }
 }
 
+/// No connection, and to whom.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection to {host}")]
+struct NotConnected {
+    host: String,
+    source: BoxError,
+}
+
 /// The time limit has passed.
 #[derive(Debug, thiserror::Error)]
 #[error("no connection to {host} within {} s", limit.as_secs())]
@@ -116,7 +124,9 @@ where
         let connecting = self.connector.call(server);
         Box::pin(async move {
             match tokio::time::timeout(limit, connecting).await {
-                Ok(connected) => connected.map_err(Into::into),
+                Ok(connected) => {
+                    connected.map_err(|error| NotConnected { host, source: error.into() }.into())
+                }
                 Err(_) => Err(TooLate { host, limit }.into()),
             }
         })
