@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,9 +29,9 @@ impl Download {
         Ok(Self { stream, bytes })
     }
 
-    /// Reads to the last byte, then to the end; gives the moments of both.
-    pub(super) fn finish(mut self) -> Result<(Instant, Instant)> {
-        receive(&mut self.stream, self.bytes)
+    /// Reads to the last byte, then to the end; gives the moments of both. Counts into `received`.
+    pub(super) fn finish(mut self, received: &AtomicU64) -> Result<(Instant, Instant)> {
+        receive(&mut self.stream, self.bytes, received)
     }
 }
 
@@ -38,7 +39,7 @@ impl Download {
 pub(super) fn download(options: &Options) -> Result<Figures> {
     together(options, |stream, bytes| {
         stream.write_all(format!("{bytes}\n").as_bytes())?;
-        receive(stream, bytes)
+        receive(stream, bytes, &AtomicU64::new(0))
     })
 }
 
@@ -68,7 +69,7 @@ pub(super) fn upload(options: &Options) -> Result<Figures> {
 pub(super) fn end(options: &Options) -> Result<Figures> {
     let mut times = Vec::new();
     for _ in 0..options.count {
-        let (last, end) = Download::begin(options.address, options.bytes)?.finish()?;
+        let (last, end) = Download::begin(options.address, options.bytes)?.finish(&AtomicU64::new(0))?;
         times.push((end - last).as_secs_f64() * 1e3);
     }
     times.sort_by(f64::total_cmp);
@@ -114,7 +115,7 @@ fn together(
     Ok(Figures::from([("mib_s", bytes / MIB / seconds), ("bytes", bytes), ("seconds", seconds)]))
 }
 
-fn receive(stream: &mut TcpStream, bytes: u64) -> Result<(Instant, Instant)> {
+fn receive(stream: &mut TcpStream, bytes: u64, received: &AtomicU64) -> Result<(Instant, Instant)> {
     let mut buffer = vec![0; scratch().len()];
     let mut left = bytes;
     while left > 0 {
@@ -123,6 +124,7 @@ fn receive(stream: &mut TcpStream, bytes: u64) -> Result<(Instant, Instant)> {
             bail!("the stream ended {left} bytes early");
         }
         left = left.checked_sub(read as u64).context("more bytes came than were asked for")?;
+        received.store(bytes - left, Ordering::Relaxed);
     }
     let last = Instant::now();
     if stream.read(&mut buffer)? != 0 {

@@ -2,16 +2,20 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{Figures, Options, bulk, connect};
 use crate::bench::report::percentile;
 
 const WARM_UP: usize = 50;
+/// Between two round trips beside a download.
+const PACE: Duration = Duration::from_millis(3);
+/// After so many bytes everything between the two ends has filled.
+const FULL: u64 = 16 * 1024 * 1024;
 
 /// Round trips on a connection that nothing disturbs, in microseconds.
 pub(super) fn idle(options: &Options) -> Result<Figures> {
@@ -27,37 +31,56 @@ pub(super) fn idle(options: &Options) -> Result<Figures> {
     Ok(figures(times))
 }
 
-/// Round trips from a moment after the download's first byte until its last.
+/// Round trips from the moment the download's pipes are full until its last byte.
+///
+/// One every few milliseconds: back to back, the quick ones would outnumber the slow ones.
 pub(super) fn beside_a_download(options: &Options, source: SocketAddr) -> Result<Figures> {
     let mut stream = connect(options.address)?;
     for _ in 0..WARM_UP {
         round_trip(&mut stream)?;
     }
     let download = bulk::Download::begin(source, options.bytes)?;
-    let done = AtomicBool::new(false);
+    let progress = Progress::default();
     let (times, received) = thread::scope(|scope| {
         let download = scope.spawn(|| {
-            let received = download.finish();
-            done.store(true, Ordering::Relaxed);
+            let received = download.finish(&progress.received);
+            progress.over.store(true, Ordering::Relaxed);
             received
         });
-        // The pipes fill in the meantime.
-        thread::sleep(Duration::from_millis(20));
-        let mut times = Vec::new();
-        let echoed = loop {
-            match round_trip(&mut stream) {
-                Ok(time) => times.push(time),
-                Err(error) => break Err(error),
-            }
-            if done.load(Ordering::Relaxed) {
-                break Ok(());
-            }
-        };
-        let received = download.join().map_err(|_| anyhow::anyhow!("the download failed"));
-        (echoed.map(|()| times), received)
+        let times = while_it_runs(&mut stream, &progress, options.bytes);
+        (times, download.join().unwrap_or_else(|_| bail!("the download's thread failed")))
     });
-    received??;
-    Ok(figures(times.context("no echo while a download runs")?))
+    received?;
+    let times = times.context("no echo while a download runs")?;
+    if times.is_empty() {
+        bail!("the download was over before an echo came back");
+    }
+    Ok(figures(times))
+}
+
+#[derive(Default)]
+struct Progress {
+    received: AtomicU64,
+    /// Ended, well or not.
+    over: AtomicBool,
+}
+
+fn while_it_runs(stream: &mut TcpStream, progress: &Progress, bytes: u64) -> Result<Vec<f64>> {
+    let running = |from: u64| {
+        let received = progress.received.load(Ordering::Relaxed);
+        !progress.over.load(Ordering::Relaxed) && (from..bytes).contains(&received)
+    };
+    let full = FULL.min(bytes / 4);
+    while !running(full) && !progress.over.load(Ordering::Relaxed) {
+        thread::sleep(PACE);
+    }
+    let mut times = Vec::new();
+    while running(full) {
+        let start = Instant::now();
+        times.push(round_trip(stream)?);
+        thread::sleep(PACE.saturating_sub(start.elapsed()));
+    }
+    Ok(times)
 }
 
 fn figures(mut times: Vec<f64>) -> Figures {
