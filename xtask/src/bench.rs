@@ -117,6 +117,14 @@ fn on_cluster(name: &str, plugin: &Path, runner: &Runner, options: &Options) -> 
         })?;
     }
     let mut facts = machine.facts;
+    // A program that was built elsewhere may be older than the checkout.
+    let brought = [("plugin", env::var_os("RELAY_BIN").is_some()), ("agent", options.current)];
+    let brought: Vec<_> = brought.iter().filter(|(_, brought)| *brought).map(|(part, _)| *part).collect();
+    if !brought.is_empty() {
+        let commit = facts["commit"].as_str().unwrap_or_default();
+        facts["commit"] =
+            format!("{commit} (but not built from it in this run: {})", brought.join(" and ")).into();
+    }
     facts["load_average_after"] = machine::load_average().into();
     let results = [results];
     let page = report::page(&facts, warning.as_deref(), runs, &results);

@@ -59,6 +59,13 @@ impl Bench<'_> {
                 if let Some(time) = running.started_in {
                     results.add("start", tool, time.as_secs_f64() * 1e3);
                 }
+                if tool == Tool::Relay
+                    && let Some(age) = self.stage.agent().and_then(process::age)
+                    && let Some(ready) = running.ready_at
+                {
+                    let over = age.saturating_sub(ready.elapsed());
+                    results.add("start_after_agent", tool, over.as_secs_f64() * 1e3);
+                }
             }
             Group::Echo => {
                 let count = effort.round_trips.to_string();

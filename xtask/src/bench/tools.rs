@@ -54,6 +54,8 @@ pub(super) struct Running {
     pub(super) offer: Offer,
     /// From the start of its process to the first line that says traffic can flow.
     pub(super) started_in: Option<Duration>,
+    /// When that line came.
+    pub(super) ready_at: Option<Instant>,
     child: Option<Child>,
 }
 
@@ -74,7 +76,7 @@ impl Running {
                     sink: at(ports.sink),
                     udp: Some(at(ports.udp)),
                 };
-                return Ok(Self { tool, offer, started_in: None, child: None });
+                return Ok(Self { tool, offer, started_in: None, ready_at: None, child: None });
             }
             Tool::PortForward => {
                 let mut command = stage.kubectl(&["port-forward", "-n", NAMESPACE, "--address=127.0.0.1"]);
@@ -101,6 +103,7 @@ impl Running {
             tool,
             offer: Offer { echo: String::new(), source: String::new(), sink: String::new(), udp: None },
             started_in: None,
+            ready_at: None,
             child: Some(child),
         };
         running.wait_until_ready(start, stage)?;
@@ -132,6 +135,7 @@ impl Running {
                 continue;
             };
             self.started_in.get_or_insert(when - start);
+            self.ready_at.get_or_insert(when);
             let local = local.to_owned();
             match remote.trim().strip_suffix("/udp") {
                 Some(_) => self.offer.udp = Some(local),
