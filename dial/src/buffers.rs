@@ -12,7 +12,11 @@ const MOST: usize = 4 << 20;
 
 /// The bytes that no socket has yet.
 #[derive(Debug)]
-pub(crate) struct KernelBuffers(Arc<AtomicUsize>);
+pub(crate) struct KernelBuffers {
+    left: Arc<AtomicUsize>,
+    /// Only handed out in pieces of the least size: the first few sockets must not leave nothing for hundreds.
+    reserve: usize,
+}
 
 /// What one socket may use, in bytes; goes back on drop.
 #[derive(Debug)]
@@ -21,16 +25,16 @@ pub struct Share(Arc<AtomicUsize>, usize);
 impl KernelBuffers {
     /// `bytes` for all sockets together.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(bytes)))
+        Self { left: Arc::new(AtomicUsize::new(bytes)), reserve: bytes / 2 }
     }
 
     /// Sets the buffers of a socket that is about to connect, and keeps the books until the share is dropped.
     ///
-    /// Each direction gets an eighth of what is left. While that is plenty the kernel's own tuning is as good (it
+    /// Each direction gets a quarter of what is left above the reserve. While that is plenty the kernel's own tuning is as good (it
     /// stays below about the same size, and unlike a fixed size it can pass `net.core.rmem_max`). A program that
     /// is one of many gets a fixed size, down to the floor, which is given even where nothing is left.
     pub(crate) fn tcp(&self, socket: &TcpSocket) -> Share {
-        let want = self.part(8);
+        let want = self.part(4);
         if want == MOST {
             return self.take(2 * MOST);
         }
@@ -47,22 +51,22 @@ impl KernelBuffers {
     pub(crate) fn udp(&self, socket: &UdpSocket) -> Share {
         let socket = SockRef::from(socket);
         let default = socket.recv_buffer_size().unwrap_or(MOST);
-        let want = self.part(32).min(default);
+        let want = self.part(16).min(default);
         let _ = socket.set_recv_buffer_size(want / 2);
         self.take(socket.recv_buffer_size().unwrap_or(want))
     }
 
     fn part(&self, of: usize) -> usize {
-        (self.0.load(Ordering::Relaxed) / of).clamp(LEAST, MOST)
+        (self.left.load(Ordering::Relaxed).saturating_sub(self.reserve) / of).clamp(LEAST, MOST)
     }
 
     /// Takes what is left, at most `bytes`.
     fn take(&self, bytes: usize) -> Share {
         let left = self
-            .0
+            .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(bytes)));
         // The closure always answers, and both ways hold what was left before.
-        Share(self.0.clone(), left.unwrap_or_else(|left| left).min(bytes))
+        Share(self.left.clone(), left.unwrap_or_else(|left| left).min(bytes))
     }
 }
 
@@ -104,10 +108,10 @@ mod tests {
         let tcp = thousand(|| TcpSocket::new_v4().unwrap(), |s| budget.tcp(s), |s| sizes(SockRef::from(s)));
         let udp = thousand(udp_socket, |s| budget.udp(s), |s| [sizes(SockRef::from(s))[0], 0]);
         for (sum, last) in [tcp, udp] {
-            // The floor is given on top of the budget: 1,000 sockets, two directions.
-            assert!(sum <= (32 << 20) + 1000 * 2 * LEAST, "{sum}");
+            // The reserve is for half of them; the floor of the others is given on top of the budget.
+            assert!(sum <= (32 << 20) + 500 * 2 * LEAST, "{sum}");
             assert!((LEAST..2 * LEAST).contains(&last), "{last}");
         }
-        assert_eq!(budget.0.load(Ordering::Relaxed), 32 << 20);
+        assert_eq!(budget.left.load(Ordering::Relaxed), 32 << 20);
     }
 }

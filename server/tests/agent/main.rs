@@ -4,6 +4,7 @@
 
 mod direct;
 mod greeting;
+mod memory;
 mod names;
 mod process;
 mod session;

@@ -11,9 +11,9 @@ use crate::support::*;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_relay-server");
 
-struct Process {
-    child: Child,
-    port: u16,
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) port: u16,
     /// Kept open, so that the agent can log to its end.
     _stderr: BufReader<tokio::process::ChildStderr>,
 }
@@ -32,7 +32,7 @@ impl Process {
         Self { child, port, _stderr: stderr }
     }
 
-    async fn with(args: &str) -> Self {
+    pub(crate) async fn with(args: &str) -> Self {
         Self::start(Command::new(AGENT).args(["--port", "0"]).args(args.split_whitespace())).await
     }
 

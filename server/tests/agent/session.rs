@@ -15,7 +15,8 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use crate::support::*;
 
-struct Loopback(SocketAddr);
+/// Dials lanes to an agent on this machine.
+pub(crate) struct Loopback(pub(crate) SocketAddr);
 
 impl Dialer for Loopback {
     type Io = TcpStream;
@@ -31,7 +32,7 @@ fn client(agent: &Running) -> Session {
     Session::start(&ClientConfig::default(), Loopback(agent.address)).0
 }
 
-fn to(protocol: Protocol, address: &str, port: u16) -> Header {
+pub(crate) fn to(protocol: Protocol, address: &str, port: u16) -> Header {
     Header { request_id: uuid::Uuid::from_u128(9), protocol, port, address: address.parse().unwrap() }
 }
 
