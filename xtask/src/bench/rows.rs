@@ -77,7 +77,7 @@ pub(super) const ROWS: &[Row] = &[
     row("busy_p99", "echo beside a download, p99", "µs", LESS, Goal::None),
     row("end", "end of a stream after its last byte", "ms", LESS, Goal::Value(5.0)),
     row("start", "time to the first Forwarding line (relay: its agent starts too)", "ms", LESS, Goal::None),
-    row("start_after_agent", "the same, from the start of the agent's process (to 10 ms)", "ms", LESS, Goal::None),
+    row("start_after_agent", "the same, from the making of the agent's container (to 10 ms)", "ms", LESS, Goal::None),
     row("client_idle", "client memory, idle", "MiB", LESS, Goal::Ratio(0.3)),
     row("client_peak", "client memory, highest under load", "MiB", LESS, Goal::Ratio(0.6)),
     row("client_1000", "client memory, 1,000 idle connections", "MiB", LESS, Goal::None),
