@@ -28,7 +28,12 @@ async fn tcp(stream: TunnelStream, shared: &Shared) {
     let header = stream.header().clone();
     let id = header.request_id;
     debug!(%id, %header, "stream");
-    match shared.dialer.tcp(&header.address, header.port).await {
+    let dialled = tokio::select! {
+        dialled = shared.dialer.tcp(&header.address, header.port) => dialled,
+        // The client did not wait for its target.
+        reset = stream.closed() => return debug!(%id, %reset, "stream ended before its target was reached"),
+    };
+    match dialled {
         Ok((target, _share)) => {
             stream.accept();
             let report = splice(target, stream).await;

@@ -83,6 +83,11 @@ impl TunnelStream {
         poll_fn(|cx| self.poll_opened(cx)).await.map_err(|reset| reset.status)
     }
 
+    /// Waits until the stream is reset and nothing of it is to be delivered any more. Cancel-safe.
+    pub async fn closed(&self) -> StreamReset {
+        poll_fn(|cx| self.poll_reset(cx, false)).await
+    }
+
     fn poll_opened(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamReset>> {
         if self.unanswered.load(Ordering::Relaxed) {
             match ready!(self.poll_chunk(cx, 1))? {

@@ -242,3 +242,21 @@ async fn what_only_begins_like_a_lane_ends_without_harm() {
     let stream = session.open(to(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
     assert_eq!(stream.opened().await, Ok(()));
 }
+
+#[tokio::test]
+async fn a_client_that_gives_a_stream_up_ends_its_dial() {
+    let (hole, _hole) = black_hole().await;
+    let connect = Duration::from_secs(3600);
+    let limits = Limits { dial: relay_dial::Limits { connect, ..Default::default() }, ..Limits::default() };
+    let settings = Settings { drain_grace: Duration::from_secs(3600), ..Settings::default() };
+    let mut agent = Running::with(settings, limits, names(0, &[])).await;
+    let session = client(&agent);
+    let stream = session.open(to(Tcp, "127.0.0.1", hole.port())).await.unwrap();
+    // A second stream's answer shows that the first has arrived too.
+    let second = session.open(to(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
+    second.opened().await.unwrap();
+    drop((stream, second));
+    // An agent that still dialled would drain for an hour.
+    agent.stop.take().unwrap().send(()).unwrap();
+    tokio::time::timeout(Duration::from_secs(30), agent.exit).await.unwrap().unwrap();
+}
