@@ -4,6 +4,7 @@
 //! directly; every lane has a reader task and a writer task, and neither ever waits for the other.
 
 mod agent;
+mod buffers;
 mod client;
 mod clock;
 mod flow;

@@ -6,17 +6,13 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use relay_protocol::Status;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::buffers::Buffer;
 use crate::stream::{StreamReset, TunnelStream};
-
-/// The smallest and largest read from a socket, in bytes; reads grow while they are filled.
-const LEAST_READ: usize = 2 * 1024;
-const MOST_READ: usize = 64 * 1024;
 
 /// What a splice moved, and how it ended.
 #[derive(Debug)]
@@ -115,13 +111,12 @@ async fn both(
 }
 
 async fn upward(socket: &mut OwnedReadHalf, stream: &TunnelStream, sent: &mut u64) -> Result<(), Failure> {
-    let mut size = LEAST_READ;
     loop {
         let room = poll_fn(|cx| stream.poll_room(cx)).await?;
         socket.readable().await.map_err(Failure::Socket)?;
-        let mut buffer = BytesMut::with_capacity(size.min(room));
-        // The room bounds the capacity, and a read never goes beyond it.
-        let len = match socket.try_read_buf(&mut buffer) {
+        // A connection that is idle holds no buffer.
+        let mut buffer = Buffer::take();
+        let len = match socket.try_read(buffer.space(room)) {
             Ok(0) => {
                 stream.finish();
                 return Ok(());
@@ -130,14 +125,7 @@ async fn upward(socket: &mut OwnedReadHalf, stream: &TunnelStream, sent: &mut u6
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(Failure::Socket(error)),
         };
-        let capacity = buffer.capacity();
-        if len == capacity {
-            size = (size * 2).min(MOST_READ);
-        } else if len < capacity / 4 {
-            size = (size / 2).max(LEAST_READ);
-        }
-        // A small slice must not keep a large buffer alive.
-        let mut data = if len < capacity / 2 { Bytes::copy_from_slice(&buffer) } else { buffer.freeze() };
+        let mut data = buffer.into_bytes(len);
         *sent += len as u64;
         while !data.is_empty() {
             let taken = stream.send(&data)?;
