@@ -13,7 +13,7 @@ mod traffic;
 pub use kubectl::{admin_kubeconfig, kubectl, kubectl_apply, try_kubectl, xtask};
 pub use namespace::Namespace;
 pub use relay::{Exited, Relay, Signal};
-pub use rights::{documented_rules, with_verbs};
+pub use rights::{documented_rules, with_verbs, without};
 pub use traffic::{
     connect, connect_from, download, echo_once, half_close, http_get, receive_pattern, send_pattern,
     udp_echo, upload, wait_until,

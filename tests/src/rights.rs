@@ -13,6 +13,23 @@ pub fn documented_rules() -> Vec<Value> {
     role["rules"].as_array().expect("a Role has rules").clone()
 }
 
+/// The documented Role's rules, as JSON, without one verb on a resource.
+pub fn without(verb: &str, resource: &str) -> String {
+    let mut rules = documented_rules();
+    let mut taken = 0;
+    for rule in &mut rules {
+        if rule["resources"].as_array().is_some_and(|list| list.iter().any(|item| item == resource)) {
+            let verbs = rule["verbs"].as_array_mut().expect("a rule has verbs");
+            let before = verbs.len();
+            verbs.retain(|item| item != verb);
+            taken += before - verbs.len();
+        }
+    }
+    assert!(taken > 0, "the documented Role has no {verb} on {resource}");
+    rules.retain(|rule| rule["verbs"].as_array().is_some_and(|verbs| !verbs.is_empty()));
+    json!(rules).to_string()
+}
+
 /// The documented Role's rules, as JSON, with other verbs on a resource.
 pub fn with_verbs(resource: &str, verbs: &[&str]) -> String {
     let mut rules = documented_rules();

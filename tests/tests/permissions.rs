@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use relay_tests::{
-    Namespace, Relay, documented_rules, echo_once, kubectl, kubectl_apply, wait_until, with_verbs,
+    Namespace, Relay, Signal, documented_rules, echo_once, kubectl, kubectl_apply, wait_until, with_verbs,
+    without,
 };
 use serde_json::json;
 
@@ -46,21 +47,20 @@ fn the_documented_role_reaches_services_and_workloads_of_the_namespace() {
 
 #[test]
 fn each_missing_right_is_named_with_a_role_that_would_do() {
-    let needed = [("create", "jobs"), ("watch", "pods")];
-    for (verb, resource) in needed {
-        let namespace = Namespace::new("denied", &[]);
-        let mut rules = documented_rules();
-        for rule in &mut rules {
-            let holds = |key: &str, value: &str| {
-                rule[key].as_array().is_some_and(|list| list.iter().any(|item| item == value))
-            };
-            if holds("resources", resource) && holds("verbs", verb) {
-                let verbs = rule["verbs"].as_array_mut().unwrap();
-                verbs.retain(|item| item != verb);
-            }
-        }
-        let user = namespace.user("dev", &json!(rules).to_string());
-        let args = ["-n", namespace.name(), "--pod-running-timeout=10s", WEB, ":80"];
+    let needed = [
+        ("create", "jobs", WEB),
+        ("list", "pods", WEB),
+        ("watch", "pods", WEB),
+        ("get", "services", "svc/app"),
+        ("get", "deployments", "deploy/app"),
+        ("get", "statefulsets", "sts/app"),
+        ("get", "daemonsets", "ds/app"),
+        ("get", "replicasets", "rs/app"),
+    ];
+    let namespace = Namespace::new("denied", &[]);
+    for (verb, resource, target) in needed {
+        let user = namespace.user(&format!("no-{verb}-{resource}"), &without(verb, resource));
+        let args = ["-n", namespace.name(), "--pod-running-timeout=10s", target, ":80"];
         let exited = Relay::spawn_as(&user, &args).wait(Duration::from_secs(20));
         assert_eq!(exited.code, Some(1), "{verb} {resource}: {}", exited.stderr);
         for word in [verb, resource, "kind: Role", "hint:"] {
@@ -70,8 +70,35 @@ fn each_missing_right_is_named_with_a_role_that_would_do() {
                 exited.stderr
             );
         }
-        println!("without {verb} on {resource}: said after {:?}", exited.took);
+        assert!(exited.took < Duration::from_secs(3), "{verb} {resource}: said after {:?}", exited.took);
     }
+}
+
+#[test]
+fn a_right_that_only_helps_is_missed_with_a_warning() {
+    let namespace = Namespace::new("warned", &[]);
+    for (verb, resource) in [("list", "jobs"), ("list", "events"), ("watch", "events")] {
+        let user = namespace.user(&format!("no-{verb}-{resource}"), &without(verb, resource));
+        let (relay, address) = Relay::start_as(&user, &["-n", namespace.name(), WEB, ":7007@tcp"]);
+        echo_once(&mut relay_tests::connect(address), b"it works").unwrap();
+        relay.wait_stderr(resource, Duration::from_secs(5));
+        assert!(relay.stderr().contains(verb), "{verb} {resource}:\n{}", relay.stderr());
+    }
+}
+
+#[test]
+fn a_job_that_may_not_be_deleted_is_said_at_the_end() {
+    let namespace = Namespace::new("undeleted", &[]);
+    let user = namespace.user("dev", &without("delete", "jobs"));
+    let (relay, address) = Relay::start_as(&user, &["-n", namespace.name(), WEB, ":7007@tcp"]);
+    echo_once(&mut relay_tests::connect(address), b"it works").unwrap();
+    let exited = relay.stop(Signal::INT);
+    assert_eq!(exited.code, Some(1), "{}", exited.stderr);
+    for word in ["delete", "jobs", "left behind"] {
+        assert!(exited.stderr.contains(word), "{word:?} is missing in:\n{}", exited.stderr);
+    }
+    // The agent was told goodbye: its pod ends by itself, and the Job's own time limit removes both.
+    wait_until("Job and pod are gone", Duration::from_secs(60), || namespace.agents().is_empty());
 }
 
 #[test]
