@@ -5,12 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here should panic")]
 
 mod kubectl;
+mod memory;
 mod namespace;
 mod relay;
 mod rights;
 mod traffic;
 
 pub use kubectl::{admin_kubeconfig, kubectl, kubectl_apply, try_kubectl, xtask};
+pub use memory::agent_memory;
 pub use namespace::Namespace;
 pub use relay::{Exited, Relay, Signal};
 pub use rights::{documented_rules, with_verbs, without};

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use relay_tests::{
-    Relay, Signal, connect, download, echo_once, half_close, receive_pattern, send_pattern, upload,
+    Namespace, Relay, Signal, agent_memory, connect, download, echo_once, half_close, receive_pattern,
+    send_pattern, upload,
 };
 use relay_workload::BANNER;
 
@@ -77,7 +78,9 @@ fn a_thousand_connections_are_open_and_all_work() {
 
 #[test]
 fn a_client_that_never_reads_slows_nobody_and_fills_no_memory() {
-    let (relay, source) = Relay::start(&["svc/web", ":source", ":echo@tcp"]);
+    let namespace = Namespace::new("stuck", &[]);
+    let (relay, source) =
+        Relay::start(&["--server.namespace", namespace.name(), "svc/web", ":source", ":echo@tcp"]);
     let echo = relay.next_forward();
     let mut stuck = connect(source);
     writeln!(stuck, "{}", 10_240 * MIB).unwrap();
@@ -90,6 +93,9 @@ fn a_client_that_never_reads_slows_nobody_and_fills_no_memory() {
     }
     let memory = relay.memory();
     assert!(memory < 160 * MIB, "the plugin holds {} MiB", memory / MIB);
+    let agent = agent_memory(namespace.name());
+    assert!(agent < 100 * MIB, "the agent held {} MiB", agent / MIB);
+    println!("beside a stuck reader: plugin {} MiB, agent at most {} MiB", memory / MIB, agent / MIB);
     drop(stuck);
     let exited = relay.stop(Signal::INT);
     assert_eq!(exited.code, Some(0), "{}", exited.stderr);
