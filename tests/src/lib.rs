@@ -17,8 +17,8 @@ pub use namespace::Namespace;
 pub use relay::{Exited, Relay, Signal};
 pub use rights::{documented_rules, with_verbs, without};
 pub use traffic::{
-    connect, connect_from, download, echo_once, half_close, http_get, receive_pattern, send_pattern,
-    udp_echo, upload, wait_until,
+    connect, connect_from, download, download_watched, echo_once, half_close, http_get, receive_pattern,
+    send_pattern, udp_echo, upload, wait_until,
 };
 
 /// A file of the repository, by its path from the root.

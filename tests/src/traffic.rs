@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,11 @@ pub fn send_pattern(stream: &mut TcpStream, len: u64) -> io::Result<()> {
 
 /// Reads to the end; every byte must be the pattern's, and there must be `len` of them.
 pub fn receive_pattern(stream: &mut TcpStream, len: u64) -> io::Result<()> {
+    receive_watched(stream, len, &AtomicU64::new(0))
+}
+
+/// As [`receive_pattern`], and tells others how many bytes have arrived.
+fn receive_watched(stream: &mut TcpStream, len: u64, arrived: &AtomicU64) -> io::Result<()> {
     let (mut pattern, mut digest) = (Pattern::new(), Sha256::new());
     let (mut buffer, mut expected, mut total) = (vec![0; 64 * 1024], vec![0; 64 * 1024], 0);
     loop {
@@ -79,6 +85,7 @@ pub fn receive_pattern(stream: &mut TcpStream, len: u64) -> io::Result<()> {
         }
         digest.update(&buffer[..part]);
         total += part as u64;
+        arrived.store(total, Ordering::Relaxed);
     }
     if total != len {
         return Err(io::Error::other(format!("{total} bytes of {len} arrived")));
@@ -104,9 +111,14 @@ pub fn upload(address: SocketAddr, len: u64) -> io::Result<()> {
 
 /// Downloads `len` bytes from the source.
 pub fn download(address: SocketAddr, len: u64) -> io::Result<()> {
+    download_watched(address, len, &AtomicU64::new(0))
+}
+
+/// As [`download`], and tells others how many bytes have arrived.
+pub fn download_watched(address: SocketAddr, len: u64, arrived: &AtomicU64) -> io::Result<()> {
     let mut stream = connect(address);
     writeln!(stream, "{len}")?;
-    receive_pattern(&mut stream, len)
+    receive_watched(&mut stream, len, arrived)
 }
 
 /// Asks the half-close server for `len` bytes after `delay`, and ends the own direction first.

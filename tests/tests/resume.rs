@@ -4,11 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here should panic")]
 
 use std::io::Write as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use relay_tests::{Relay, connect, download, echo_once, half_close, upload, xtask};
+use relay_tests::{
+    Relay, connect, download, download_watched, echo_once, half_close, upload, wait_until, xtask,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -35,9 +38,13 @@ fn an_api_server_killed_and_restarted_in_the_middle_of_transfers() {
     let mut stream = connect(echo);
     echo_once(&mut stream, b"before").unwrap();
     let up = thread::spawn(move || upload(sink, 512 * MIB));
-    let down = thread::spawn(move || download(source, 512 * MIB));
+    let arrived = Arc::new(AtomicU64::new(0));
+    let watched = arrived.clone();
+    let down = thread::spawn(move || download_watched(source, 512 * MIB, &watched));
     let half = thread::spawn(move || half_close(half, Duration::from_secs(8), MIB));
-    thread::sleep(Duration::from_millis(500));
+    wait_until("the transfers are under way", Duration::from_secs(60), || {
+        arrived.load(Ordering::Relaxed) > 32 * MIB
+    });
     xtask(&["apiserver", "kill"]);
     stream.write_all(b"meanwhile").unwrap();
     relay.wait_stderr("reconnecting", Duration::from_secs(20));
