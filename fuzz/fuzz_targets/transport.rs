@@ -1,21 +1,9 @@
 //! The three ways of carrying a forwarded connection: the same bytes mean the same in whatever pieces they come.
-//!
-//! The codecs are compiled from their source, because their crate brings a whole Kubernetes client with it.
 #![no_main]
-#![allow(dead_code, unreachable_pub)]
-
-#[path = "../../transport/src/framing.rs"]
-mod framing;
-#[path = "../../transport/src/spdy.rs"]
-mod spdy;
-#[path = "../../transport/src/v4.rs"]
-mod v4;
-#[path = "../../transport/src/websocket.rs"]
-mod websocket;
 
 use arbitrary::Arbitrary;
-use framing::{Event, Inbound, Negotiated};
 use libfuzzer_sys::fuzz_target;
+use relay_transport::framing::{Event, Inbound, Negotiated};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {

@@ -123,7 +123,6 @@ impl Config {
         Self {
             receive_pool: Pool::new(48 << 20),
             initial_credit: 16 * 1024,
-            first_window: 64 * 1024,
             max_streams: 16 * 1024,
             max_flows: 1_024,
             // A little later than the client, whose pings then serve both.
@@ -433,7 +432,7 @@ impl Session {
         }
     }
 
-    /// Opens a stream. Nothing goes out until something is written.
+    /// Opens a stream. Until something is written, at most its credit goes out.
     ///
     /// # Errors
     /// [`OpenError`], of which [`OpenError::Wait`] passes.

@@ -46,6 +46,13 @@ pub struct DialError {
     pub gone: bool,
 }
 
+impl DialError {
+    /// One that another attempt may not meet.
+    fn passing(message: String) -> Self {
+        Self { message, fatal: false, gone: false }
+    }
+}
+
 /// How to get one more lane to the agent.
 pub trait Dialer: Send + 'static {
     /// The transport.
@@ -402,15 +409,13 @@ async fn connect<D: Dialer>(
     shared: Arc<Shared>,
     dialer: Arc<Mutex<D>>,
 ) -> Result<Welcomed<D::Io>, DialError> {
-    let passing = |message: String| DialError { message, fatal: false, gone: false };
     match timeout(ATTEMPT, connect_once(&shared, &dialer)).await {
         Ok(result) => result,
-        Err(_) => Err(passing(format!("no answer from the agent within {} s", ATTEMPT.as_secs()))),
+        Err(_) => Err(DialError::passing(format!("no answer from the agent within {} s", ATTEMPT.as_secs()))),
     }
 }
 
 async fn connect_once<D: Dialer>(shared: &Shared, dialer: &Mutex<D>) -> Result<Welcomed<D::Io>, DialError> {
-    let broken = |message: String| DialError { message, fatal: false, gone: false };
     let io = dialer.lock().await.dial().await?;
     let (mut read, mut write) = io.into_halves();
     let (lane, hello) = shared.with(|state, _| state.session.next_hello());
@@ -418,23 +423,29 @@ async fn connect_once<D: Dialer>(shared: &Shared, dialer: &Mutex<D>) -> Result<W
         write.write_all(&hello.encode()).await?;
         write.flush().await
     };
-    written.await.map_err(|error| broken(format!("the connection to the agent broke: {error}")))?;
+    written
+        .await
+        .map_err(|error| DialError::passing(format!("the connection to the agent broke: {error}")))?;
     let mut bytes = Vec::with_capacity(256);
     let (welcome, len) = loop {
         match Welcome::decode(&bytes) {
             Ok(Some(decoded)) => break decoded,
             Ok(None) => {}
-            Err(error) => return Err(broken(format!("the agent does not answer as one: {error}"))),
+            Err(error) => {
+                return Err(DialError::passing(format!("the agent does not answer as one: {error}")));
+            }
         }
         match read.read_buf(&mut bytes).await {
-            Ok(0) => return Err(broken("the agent closed the connection".to_owned())),
+            Ok(0) => return Err(DialError::passing("the agent closed the connection".to_owned())),
             Ok(_) => {}
-            Err(error) => return Err(broken(format!("the connection to the agent broke: {error}"))),
+            Err(error) => {
+                return Err(DialError::passing(format!("the connection to the agent broke: {error}")));
+            }
         }
     };
     if shared.with(|state, now| state.session.welcomed(lane, &welcome, now)) {
         Ok(Welcomed { lane, read, write, buffer: ReadBuffer::new(&bytes[len..]) })
     } else {
-        Err(broken(format!("the agent refused the session: {}", welcome.status)))
+        Err(DialError::passing(format!("the agent refused the session: {}", welcome.status)))
     }
 }
