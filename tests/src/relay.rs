@@ -35,6 +35,7 @@ pub struct Relay {
     child: Child,
     lines: Receiver<String>,
     stderr: Arc<Mutex<String>>,
+    stderr_reader: Option<JoinHandle<()>>,
     started: Instant,
 }
 
@@ -70,13 +71,13 @@ impl Relay {
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let stderr = Arc::new(Mutex::new(String::new()));
         let (sink, mut source) = (stderr.clone(), child.stderr.take().unwrap());
-        thread::spawn(move || {
+        let stderr_reader = Some(thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(len @ 1..) = source.read(&mut buffer) {
                 sink.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..len]));
             }
-        });
-        Self { child, lines, stderr, started: Instant::now() }
+        }));
+        Self { child, lines, stderr, stderr_reader, started: Instant::now() }
     }
 
     /// Starts the plugin and waits until it forwards: gives the first forward's IPv4 address.
@@ -172,6 +173,8 @@ impl Relay {
             stdout += &line;
             stdout.push('\n');
         }
+        // The end of the process is seen before the last of what it said is read.
+        self.stderr_reader.take().expect("joined once").join().expect("the reader of stderr");
         Exited { code: status.code(), stdout, stderr: self.stderr(), took }
     }
 
