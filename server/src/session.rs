@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use relay_dial::FlowPeer;
 use relay_protocol::Status;
-use relay_tunnel::{Incoming, TunnelFlow, TunnelStream, splice};
+use relay_tunnel::{Incoming, TunnelFlow, TunnelStream, abort, splice};
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -35,7 +35,10 @@ async fn tcp(stream: TunnelStream, shared: &Shared) {
     };
     match dialled {
         Ok((target, _share)) => {
-            stream.accept();
+            if let Err(reset) = stream.accept().await {
+                abort(target);
+                return debug!(%id, %reset, "stream ended before it was answered");
+            }
             let report = splice(target, stream).await;
             debug!(%id, ?report, "stream ended");
         }

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::flow::TunnelFlow;
-use crate::lane::{self, LaneIo, ReadBuffer};
+use crate::lane::{self, Joined, LaneIo, ReadBuffer};
 use crate::shared::{Notice, Shared};
 use crate::stream::TunnelStream;
 
@@ -185,13 +185,14 @@ impl Agent {
             Err(_) => return Err(LaneError::HelloTimedOut),
         };
         let (welcome, shared) = self.0.admit(&hello);
+        let joined = shared.map(|shared| Joined::new(shared, hello.lane));
         write.write_all(&welcome.encode()).await?;
         write.flush().await?;
-        let Some(shared) = shared else {
+        let Some(joined) = joined else {
             let _ = write.shutdown().await;
             return Err(LaneError::Refused(welcome.status));
         };
-        lane::run(shared, hello.lane, read, write, ReadBuffer::new(&early[len..])).await;
+        lane::run(joined, read, write, ReadBuffer::new(&early[len..])).await;
         Ok(())
     }
 

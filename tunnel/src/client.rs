@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::clock::SleepWatch;
 use crate::flow::TunnelFlow;
-use crate::lane::{self, LaneIo, ReadBuffer};
+use crate::lane::{self, Joined, LaneIo, ReadBuffer};
 use crate::shared::{Notice, Shared};
 use crate::stream::TunnelStream;
 
@@ -164,6 +164,7 @@ impl Session {
             dialer: Arc::new(Mutex::new(dialer)),
             state: sender,
             lanes: JoinSet::new(),
+            connected: false,
             down_since: Instant::now(),
             fatal_since: None,
             reason: None,
@@ -181,8 +182,8 @@ impl Session {
         self.state.clone()
     }
 
-    /// Opens a stream without waiting for the agent's answer. Waits only while there is no session yet or the
-    /// agent's limit of streams is met; cancel-safe.
+    /// Opens a stream without waiting for the agent's answer. Waits only while there is no session yet, the agent's
+    /// limit of streams is met, or other streams hold all memory for what is to be sent; cancel-safe.
     ///
     /// # Errors
     /// Why there will be no stream.
@@ -192,7 +193,7 @@ impl Session {
         let first = Bytes::from(first);
         let key = poll_fn(|cx| {
             self.shared.with(|state, _| match state.session.open() {
-                Ok(key) => Poll::Ready(state.session.write(key, &first).map(|_| key)),
+                Ok(key) => Poll::Ready(Ok(key)),
                 Err(error) => refusal(error).map_or_else(
                     || {
                         state.wait_open(cx.waker());
@@ -203,7 +204,10 @@ impl Session {
             })
         })
         .await?;
-        Ok(TunnelStream::new(self.shared.clone(), key, header, true))
+        // From here on the stream goes when this future does.
+        let stream = TunnelStream::new(self.shared.clone(), key, header, true);
+        stream.send_all(first).await.map_err(|reset| reset.status)?;
+        Ok(stream)
     }
 
     /// Opens a flow. Waits as [`Session::open`] does.
@@ -259,6 +263,8 @@ struct Manager<D: Dialer> {
     dialer: Arc<Mutex<D>>,
     state: watch::Sender<State>,
     lanes: JoinSet<()>,
+    /// Some lane worked at the last look.
+    connected: bool,
     down_since: Instant,
     fatal_since: Option<Instant>,
     reason: Option<String>,
@@ -270,7 +276,7 @@ struct Manager<D: Dialer> {
 
 /// A lane that the agent has welcomed, ready to run.
 struct Welcomed<Io: LaneIo> {
-    lane: u64,
+    lane: Joined,
     read: Io::Read,
     write: Io::Write,
     buffer: ReadBuffer,
@@ -309,7 +315,10 @@ impl<D: Dialer> Manager<D> {
                 Some(_) = self.lanes.join_next() => {}
             }
             self.note();
-            self.publish();
+            if self.publish() {
+                // The wait may be that for an extra lane, of which nothing hung.
+                next = Instant::now();
+            }
         }
         self.note();
         let _ = timeout(LEAVE, async { while self.lanes.join_next().await.is_some() {} }).await;
@@ -326,7 +335,7 @@ impl<D: Dialer> Manager<D> {
         let error = match result {
             Ok(welcomed) => {
                 let Welcomed { lane, read, write, buffer } = welcomed;
-                self.lanes.spawn(lane::run(self.shared.clone(), lane, read, write, buffer));
+                self.lanes.spawn(lane::run(lane, read, write, buffer));
                 (self.failures, self.fatal_since, self.welcomed) = (0, None, true);
                 return Duration::ZERO;
             }
@@ -365,12 +374,13 @@ impl<D: Dialer> Manager<D> {
         }
     }
 
-    fn publish(&mut self) {
+    /// Tells how the session does. True where its last working lane has just been lost.
+    fn publish(&mut self) -> bool {
         let (connected, ended) = self.shared.peek(|session| (session.is_connected(), session.ended()));
-        let was_up = matches!(*self.state.borrow(), State::Ready | State::Draining { .. });
+        let lost = std::mem::replace(&mut self.connected, connected) && !connected;
         if connected {
             self.reason = None;
-        } else if was_up {
+        } else if lost {
             self.down_since = Instant::now();
         }
         let reason = self.reason.clone();
@@ -394,6 +404,7 @@ impl<D: Dialer> Manager<D> {
             *old = state;
             changed
         });
+        lost
     }
 }
 
@@ -415,7 +426,10 @@ async fn connect<D: Dialer>(
     }
 }
 
-async fn connect_once<D: Dialer>(shared: &Shared, dialer: &Mutex<D>) -> Result<Welcomed<D::Io>, DialError> {
+async fn connect_once<D: Dialer>(
+    shared: &Arc<Shared>,
+    dialer: &Mutex<D>,
+) -> Result<Welcomed<D::Io>, DialError> {
     let io = dialer.lock().await.dial().await?;
     let (mut read, mut write) = io.into_halves();
     let (lane, hello) = shared.with(|state, _| state.session.next_hello());
@@ -444,6 +458,7 @@ async fn connect_once<D: Dialer>(shared: &Shared, dialer: &Mutex<D>) -> Result<W
         }
     };
     if shared.with(|state, now| state.session.welcomed(lane, &welcome, now)) {
+        let lane = Joined::new(shared.clone(), lane);
         Ok(Welcomed { lane, read, write, buffer: ReadBuffer::new(&bytes[len..]) })
     } else {
         Err(DialError::passing(format!("the agent refused the session: {}", welcome.status)))

@@ -88,12 +88,35 @@ impl ReadBuffer {
     }
 }
 
+/// A lane that is part of its session. However whoever holds this comes to an end, so does the lane: one that nobody
+/// runs would look alive for ever, as nothing is outstanding on it.
+pub(crate) struct Joined {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Joined {
+    /// To be made at once for a lane that was welcomed.
+    pub(crate) fn new(shared: Arc<Shared>, id: u64) -> Self {
+        Self { shared, id }
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.shared.with(|state, now| state.session.lane_lost(self.id, now));
+        self.shared.forget_lane(self.id);
+        self.shared.call_attention();
+    }
+}
+
 /// Runs a lane that has been welcomed until it or the session ends.
-pub(crate) async fn run<R, W>(shared: Arc<Shared>, id: u64, mut read: R, mut write: W, mut buffer: ReadBuffer)
+pub(crate) async fn run<R, W>(joined: Joined, mut read: R, mut write: W, mut buffer: ReadBuffer)
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    let (shared, id) = (joined.shared.clone(), joined.id);
     let (work, over) = shared.register_lane(id);
     let reader = async {
         loop {
@@ -119,9 +142,7 @@ where
             () = over.cancelled() => {}
         }
     }
-    shared.with(|state, now| state.session.lane_lost(id, now));
-    shared.forget_lane(id);
-    shared.call_attention();
+    drop(joined);
     let _ = tokio::time::timeout(LINGER, write.shutdown()).await;
 }
 

@@ -63,11 +63,25 @@ impl TunnelStream {
         &self.header
     }
 
-    /// Tells the client that its target was reached. For the agent, once, before anything is written.
-    pub fn accept(&self) {
-        let answer = Bytes::from_static(&[Status::Ok as u8]);
-        // A stream's first byte always fits: the initial credit is never zero.
-        let _ = self.shared.with(|state, _| state.session.write(self.key, &answer));
+    /// Tells the client that its target was reached. For the agent, once, before anything is written. Waits while
+    /// other streams hold all memory for what is to be sent.
+    ///
+    /// # Errors
+    /// The reset that ended the stream.
+    pub async fn accept(&self) -> Result<(), StreamReset> {
+        self.send_all(Bytes::from_static(&[Status::Ok as u8])).await
+    }
+
+    /// Queues all of `data`, or as much as there is room for when the future is dropped.
+    pub(crate) async fn send_all(&self, mut data: Bytes) -> Result<(), StreamReset> {
+        loop {
+            let sent = self.send(&data)?;
+            bytes::Buf::advance(&mut data, sent);
+            if data.is_empty() {
+                return Ok(());
+            }
+            poll_fn(|cx| self.poll_room(cx)).await?;
+        }
     }
 
     /// Ends both directions at once. With [`Status::ResetByPeer`] the other end first gets what was written.

@@ -1,8 +1,9 @@
 //! A client and an agent joined by pipes that can be cut, and programs behind the agent.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use relay_protocol::{Header, Protocol, Status};
@@ -75,22 +76,34 @@ impl Kind {
     }
 }
 
-/// Cuts what it is asked to cut: a lane fails at both ends.
+/// What a test does to the lanes.
+#[derive(Default)]
+struct Lanes {
+    dials: AtomicUsize,
+    refuses: AtomicBool,
+    /// One for each dial that was not refused, in order: the lane then fails at both ends.
+    cuts: Mutex<Vec<CancellationToken>>,
+}
+
+/// Dials the agent that is there at that moment.
 struct Wire {
     kind: Kind,
     agent: Arc<Mutex<Agent>>,
-    cut: Arc<Mutex<CancellationToken>>,
-    dials: Arc<AtomicUsize>,
+    lanes: Arc<Lanes>,
 }
 
 impl Dialer for Wire {
     type Io = Halves;
 
     async fn dial(&mut self) -> Result<Halves, DialError> {
-        self.dials.fetch_add(1, Ordering::SeqCst);
+        self.lanes.dials.fetch_add(1, Ordering::SeqCst);
+        if self.lanes.refuses.load(Ordering::SeqCst) {
+            return Err(DialError { message: "refused".into(), fatal: false, gone: false });
+        }
         let (client, client_end) = self.kind.pair().await;
         let (agent_end, agent) = self.kind.pair().await;
-        let cut = self.cut.lock().unwrap().clone();
+        let cut = CancellationToken::new();
+        self.lanes.cuts.lock().unwrap().push(cut.clone());
         tokio::spawn(async move {
             let (mut one, mut two) = (client_end, agent_end);
             tokio::select! {
@@ -111,22 +124,25 @@ pub(crate) struct Rig {
     pub(crate) session: Session,
     pub(crate) agent: Agent,
     current: Arc<Mutex<Agent>>,
-    cut: Arc<Mutex<CancellationToken>>,
-    dials: Arc<AtomicUsize>,
+    lanes: Arc<Lanes>,
     ends: watch::Sender<Ends>,
 }
 
 impl Rig {
     pub(crate) async fn start(kind: Kind) -> Self {
+        Self::with(kind, &ClientConfig::default(), &AgentConfig::default()).await
+    }
+
+    pub(crate) async fn with(kind: Kind, client: &ClientConfig, agent: &AgentConfig) -> Self {
         let ends = watch::Sender::new(Ends::new());
-        let (agent, incoming) = Agent::new(&AgentConfig::default()).unwrap();
+        let (agent, incoming) = Agent::new(agent).unwrap();
         tokio::spawn(serve(incoming, ends.clone()));
         let current = Arc::new(Mutex::new(agent.clone()));
-        let (cut, dials) = (Arc::new(Mutex::new(CancellationToken::new())), Arc::new(AtomicUsize::new(0)));
-        let wire = Wire { kind, agent: current.clone(), cut: cut.clone(), dials: dials.clone() };
-        let (session, mut state) = Session::start(&ClientConfig::default(), wire);
+        let lanes = Arc::new(Lanes::default());
+        let wire = Wire { kind, agent: current.clone(), lanes: lanes.clone() };
+        let (session, mut state) = Session::start(client, wire);
         state.wait_for(|state| *state == State::Ready).await.unwrap();
-        Self { session, agent, current, cut, dials, ends }
+        Self { session, agent, current, lanes, ends }
     }
 
     pub(crate) fn header(port: u16) -> Header {
@@ -148,11 +164,28 @@ impl Rig {
     }
 
     pub(crate) fn cut_all_lanes(&self) {
-        std::mem::take(&mut *self.cut.lock().unwrap()).cancel();
+        self.lanes.cuts.lock().unwrap().drain(..).for_each(|cut| cut.cancel());
+    }
+
+    /// Cuts the oldest lane alone.
+    pub(crate) fn cut_one_lane(&self) {
+        self.lanes.cuts.lock().unwrap().remove(0).cancel();
+    }
+
+    /// Whether later dials fail at once.
+    pub(crate) fn refuse_dials(&self, refuses: bool) {
+        self.lanes.refuses.store(refuses, Ordering::SeqCst);
     }
 
     pub(crate) fn dials(&self) -> usize {
-        self.dials.load(Ordering::SeqCst)
+        self.lanes.dials.load(Ordering::SeqCst)
+    }
+
+    /// Waits until there were this many dials.
+    pub(crate) async fn dialled(&self, count: usize) {
+        while self.dials() < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Later dials reach an agent that knows of no session.
@@ -198,7 +231,7 @@ async fn program(mut stream: TunnelStream) -> Result<(), Status> {
         stream.reset(Status::Refused);
         return Err(Status::Refused);
     }
-    stream.accept();
+    stream.accept().await.map_err(|reset| reset.status)?;
     match stream.header().port {
         port::BANNER => stream.write_all(b"hello").await.map_err(status)?,
         port::LENGTH => {

@@ -1,0 +1,127 @@
+//! How the driver comes back: when it dials, what a lane leaves that died too early, what full pools hold up.
+//!
+//! The clock stands still while anything runs, so that times can be asserted and take none.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use relay_protocol::Header;
+use relay_protocol::hello::{Hello, Request, Secret, SessionId};
+use relay_protocol::pool::Pool;
+use relay_tunnel::{Agent, AgentConfig, ClientConfig, LaneError, State, TunnelStream};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout};
+
+use crate::support::{Kind, Rig, content, port};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn echoed(stream: &mut TunnelStream, sent: &[u8]) {
+    stream.write_all(sent).await.unwrap();
+    let mut back = vec![0; sent.len()];
+    stream.read_exact(&mut back).await.unwrap();
+    assert!(back == sent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_lane_is_dialled_again_at_once_although_an_extra_one_was_refused() {
+    let rig = Rig::start(Kind::Memory).await;
+    let mut stream = rig.open(port::ECHO).await;
+    echoed(&mut stream, b"one").await;
+    // An open stream is worth a second lane.
+    rig.dialled(2).await;
+    echoed(&mut stream, b"two").await;
+    rig.refuse_dials(true);
+    rig.cut_one_lane();
+    rig.dialled(3).await;
+    assert_eq!(*rig.state().borrow(), State::Ready, "the other lane works");
+    tokio::time::sleep(100 * MS).await;
+    rig.refuse_dials(false);
+    let start = Instant::now();
+    rig.cut_all_lanes();
+    echoed(&mut stream, b"three").await;
+    assert!(start.elapsed() <= SECOND, "{:?}", start.elapsed());
+}
+
+/// Takes no byte, and is gone.
+struct Closed;
+
+impl AsyncWrite for Closed {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_dies_within_its_welcome_leaves_no_session_for_ever() {
+    let (agent, _incoming) = Agent::new(&AgentConfig::default()).unwrap();
+    let hello = Hello {
+        request: Request::Create { secret: Secret([2; 32]) },
+        session: SessionId([1; 16]),
+        lane: 1,
+        versions: (1, 1),
+        features: 0,
+        initial_credit: 2_048,
+    };
+    let early = BytesMut::from(&hello.encode()[..]);
+    let served = agent.serve_lane((tokio::io::empty(), Closed), early).await;
+    assert!(matches!(served, Err(LaneError::Io(_))), "{served:?}");
+    let mut activity = agent.activity();
+    assert_eq!(activity.borrow().sessions, 1, "its client may come again");
+    let over = timeout(120 * SECOND, activity.wait_for(|activity| activity.sessions == 0));
+    over.await.expect("a session without lanes ends after a minute").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_opened_while_others_hold_all_memory_still_begins_with_its_header() {
+    let client = ClientConfig { send_pool: Pool::new(64 << 10), ..ClientConfig::default() };
+    let rig = Rig::with(Kind::Memory, &client, &AgentConfig::default()).await;
+    rig.refuse_dials(true);
+    rig.cut_all_lanes();
+    rig.state().wait_for(|state| *state != State::Ready).await.unwrap();
+    // Each holds little enough to be let at the last of the pool.
+    let mut waiting = Vec::new();
+    while let Ok(mut stream) = timeout(SECOND, rig.session.open(header_of(waiting.len()))).await {
+        let stream = tokio::spawn(async move {
+            let sent = content(7, 3_000);
+            let stream = stream.as_mut().unwrap();
+            echoed(stream, &sent).await;
+        });
+        waiting.push(stream);
+        tokio::time::sleep(MS).await;
+        assert!(waiting.len() < 100, "nothing but the agent's limit holds it back");
+    }
+    let opening = tokio::spawn({
+        let session = rig.session.clone();
+        async move { session.open(Rig::header(port::LENGTH)).await }
+    });
+    tokio::time::sleep(SECOND).await;
+    assert!(!opening.is_finished(), "its header would not have fitted");
+    rig.refuse_dials(false);
+    let mut stream = opening.await.unwrap().unwrap();
+    stream.write_all(b"five!").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).await.unwrap();
+    assert!(reply == content(5, 5));
+    for stream in waiting {
+        stream.await.unwrap();
+    }
+}
+
+/// All alike to the agent, apart in the log of a failure.
+fn header_of(number: usize) -> Header {
+    Header { request_id: uuid::Uuid::from_u128(number as u128), ..Rig::header(port::ECHO) }
+}
