@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-fn needed(name: &str) -> PathBuf {
+pub(crate) fn needed(name: &str) -> PathBuf {
     let value = std::env::var_os(name);
     value
         .map(PathBuf::from)

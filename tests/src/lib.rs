@@ -4,17 +4,23 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here should panic")]
 
+mod agent;
+mod cluster;
 mod kubectl;
-mod memory;
+mod load;
 mod namespace;
+mod path;
 mod relay;
 mod rights;
 mod traffic;
 
+pub use agent::{AGENT_LABEL, Agent};
+pub use cluster::{Alone, Beside, alone, beside_others};
 pub use kubectl::{admin_kubeconfig, kubectl, kubectl_apply, try_kubectl, xtask};
-pub use memory::agent_memory;
+pub use load::{Echoes, Transfers};
 pub use namespace::Namespace;
-pub use relay::{Exited, Relay, Signal};
+pub use path::{Path, this_machine};
+pub use relay::{Event, Exited, Relay, Signal};
 pub use rights::{documented_rules, with_verbs, without};
 pub use traffic::{
     connect, connect_from, download, download_watched, echo_once, half_close, http_get, receive_pattern,
@@ -29,4 +35,9 @@ pub fn repository(path: &str) -> std::path::PathBuf {
 /// Whether the run may take its time: faults at full length.
 pub fn is_long() -> bool {
     std::env::var_os("RELAY_LONG").is_some()
+}
+
+/// One value for every run, another for a run that may take its time.
+pub fn short_or_long<T>(short: T, long: T) -> T {
+    if is_long() { long } else { short }
 }

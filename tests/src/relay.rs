@@ -1,5 +1,6 @@
 //! The plugin as a user runs it.
 
+use std::cell::RefCell;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
+use serde_json::Value;
 
 /// How long the plugin may take until traffic flows.
 const START: Duration = Duration::from_secs(60);
@@ -30,10 +32,34 @@ pub struct Exited {
     pub took: Duration,
 }
 
+/// One line of stdout.
+struct Line {
+    at: Instant,
+    text: String,
+}
+
+/// One event of `-o json`.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// When it came.
+    pub at: Instant,
+    /// What it says.
+    pub value: Value,
+}
+
+impl Event {
+    /// Whether it tells that the relay is in this state now.
+    pub fn is_state(&self, state: &str) -> bool {
+        self.value["event"] == "state" && self.value["state"] == state
+    }
+}
+
 /// A running plugin; ended when dropped.
 pub struct Relay {
     child: Child,
-    lines: Receiver<String>,
+    lines: Receiver<Line>,
+    /// What was read of `-o json` so far.
+    events: RefCell<Vec<Event>>,
     stderr: Arc<Mutex<String>>,
     stderr_reader: Option<JoinHandle<()>>,
     started: Instant,
@@ -68,7 +94,11 @@ impl Relay {
             .expect("the plugin runs");
         let (sender, lines) = channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        thread::spawn(move || {
+            let mut lines =
+                stdout.lines().map_while(Result::ok).map(|text| Line { at: Instant::now(), text });
+            lines.try_for_each(|line| sender.send(line))
+        });
         let stderr = Arc::new(Mutex::new(String::new()));
         let (sink, mut source) = (stderr.clone(), child.stderr.take().unwrap());
         let stderr_reader = Some(thread::spawn(move || {
@@ -77,7 +107,7 @@ impl Relay {
                 sink.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..len]));
             }
         }));
-        Self { child, lines, stderr, stderr_reader, started: Instant::now() }
+        Self { child, lines, events: RefCell::default(), stderr, stderr_reader, started: Instant::now() }
     }
 
     /// Starts the plugin and waits until it forwards: gives the first forward's IPv4 address.
@@ -94,22 +124,85 @@ impl Relay {
         (relay, address)
     }
 
-    /// The next forward on IPv4 that the plugin announces.
+    /// The next forward on IPv4 that the plugin announces, as text or as an event.
     pub fn next_forward(&self) -> SocketAddr {
         loop {
             let line = self.next_line(START);
-            let Some(rest) = line.strip_prefix("Forwarding from ") else { continue };
-            let address: SocketAddr = rest.split(" -> ").next().unwrap().parse().expect("an address");
+            let address: SocketAddr = match line.strip_prefix("Forwarding from ") {
+                Some(rest) => rest.split(" -> ").next().unwrap().parse().expect("an address"),
+                None => match serde_json::from_str::<Value>(&line) {
+                    Ok(event) if event["event"] == "forwarding" => {
+                        let ip =
+                            event["address"].as_str().and_then(|ip| ip.parse().ok()).expect("an address");
+                        let port = event["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+                        SocketAddr::new(ip, port.expect("a port"))
+                    }
+                    _ => continue,
+                },
+            };
             if address.is_ipv4() {
                 return address;
             }
         }
     }
 
+    /// Every event of `-o json` so far.
+    pub fn events(&self) -> Vec<Event> {
+        while let Ok(line) = self.lines.try_recv() {
+            self.remember(&line);
+        }
+        self.events.borrow().clone()
+    }
+
+    /// Waits for an event of `-o json` that came, or comes, after `since`.
+    pub fn wait_event(
+        &self,
+        what: &str,
+        since: Instant,
+        limit: Duration,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> Event {
+        let deadline = Instant::now() + limit;
+        loop {
+            let found = self.events().into_iter().find(|event| event.at >= since && wanted(event));
+            if let Some(event) = found {
+                return event;
+            }
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.remember(&line),
+                Err(error) => panic!(
+                    "no event within {limit:?}: {what} ({error}); events: {:#?}; stderr:\n{}",
+                    self.events(),
+                    self.stderr()
+                ),
+            }
+        }
+    }
+
+    /// Waits until `-o json` tells of a state, after `since`.
+    pub fn wait_state(&self, state: &str, since: Instant, limit: Duration) -> Event {
+        self.wait_event(state, since, limit, |event| event.is_state(state))
+    }
+
+    /// How long after its start `-o json` told that traffic flows.
+    pub fn first_ready(&self) -> Option<Duration> {
+        let ready = self.events().into_iter().find(|event| event.is_state("ready"))?;
+        Some(ready.at - self.started)
+    }
+
+    fn remember(&self, line: &Line) {
+        if let Ok(value) = serde_json::from_str(&line.text) {
+            self.events.borrow_mut().push(Event { at: line.at, value });
+        }
+    }
+
     /// The next line of stdout.
     pub fn next_line(&self, limit: Duration) -> String {
         match self.lines.recv_timeout(limit) {
-            Ok(line) => line,
+            Ok(line) => {
+                self.remember(&line);
+                line.text
+            }
             Err(RecvTimeoutError::Timeout) => {
                 panic!("nothing on stdout for {limit:?}; stderr:\n{}", self.stderr())
             }
@@ -149,6 +242,16 @@ impl Relay {
         kib * 1024
     }
 
+    /// How many files it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a running process").count()
+    }
+
+    /// How many threads it has.
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a running process").count()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id() as i32).expect("a process id");
@@ -170,7 +273,7 @@ impl Relay {
             status.unwrap_or_else(|| panic!("still running after {limit:?}; stderr:\n{}", self.stderr()));
         let mut stdout = String::new();
         while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(5)) {
-            stdout += &line;
+            stdout += &line.text;
             stdout.push('\n');
         }
         // The end of the process is seen before the last of what it said is read.

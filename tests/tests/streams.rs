@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use relay_tests::{
-    Namespace, Relay, Signal, agent_memory, connect, download, echo_once, half_close, receive_pattern,
-    send_pattern, upload,
+    Agent, Namespace, Relay, Signal, connect, download, echo_once, half_close, receive_pattern, send_pattern,
+    upload,
 };
 use relay_workload::BANNER;
 
@@ -93,7 +93,7 @@ fn a_client_that_never_reads_slows_nobody_and_fills_no_memory() {
     }
     let memory = relay.memory();
     assert!(memory < 160 * MIB, "the plugin holds {} MiB", memory / MIB);
-    let agent = agent_memory(namespace.name());
+    let agent = Agent::of(namespace.name()).peak_memory();
     assert!(agent < 100 * MIB, "the agent held {} MiB", agent / MIB);
     println!("beside a stuck reader: plugin {} MiB, agent at most {} MiB", memory / MIB, agent / MIB);
     drop(stuck);

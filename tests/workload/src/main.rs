@@ -2,6 +2,7 @@
 
 mod http;
 mod pause;
+mod probe;
 mod servers;
 
 use std::future::Future;
@@ -44,6 +45,14 @@ enum Command {
         #[arg(default_value = "/")]
         path: String,
     },
+    /// Ask for `http://HOST:PORT/` at a steady rate until the input ends; print each failure and their number.
+    Probe {
+        /// HOST:PORT.
+        address: String,
+        /// Requests per second.
+        #[arg(long, default_value_t = 20)]
+        per_second: u32,
+    },
     /// Print the addresses that a host name has here.
     Resolve {
         /// The name, with or without its domain.
@@ -65,6 +74,7 @@ async fn main() -> Result<()> {
             print!("{}", http::get(&address, &path).await?);
             Ok(())
         }
+        Command::Probe { address, per_second } => probe::run(&address, per_second).await,
         Command::Resolve { name } => {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await;
             for address in found.with_context(|| format!("resolve {name}"))? {
