@@ -217,6 +217,24 @@ impl RecvHalf {
         self.ready.clear();
         self.ahead.clear();
     }
+
+    /// Bytes that the peer may have sent or may still send, and that were not taken.
+    pub(crate) fn outstanding(&self) -> u64 {
+        self.limit - self.consumed
+    }
+
+    /// Bytes that are here and were not taken: how many, and what they take.
+    pub(crate) fn held(&self) -> (u64, usize) {
+        let chunks = || self.ready.iter().chain(self.ahead.values());
+        (chunks().map(|chunk| chunk.len() as u64).sum(), chunks().map(BytesMut::capacity).sum())
+    }
+
+    /// How many gaps lie between what is here.
+    pub(crate) fn gaps(&self) -> usize {
+        let ends = self.ahead.iter().map(|(&start, piece)| start + piece.len() as u64);
+        let before = std::iter::once(self.next).chain(ends);
+        self.ahead.keys().zip(before).filter(|&(&start, before)| start > before).count()
+    }
 }
 
 #[cfg(test)]

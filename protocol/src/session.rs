@@ -5,12 +5,14 @@
 //! [`Session::handle_timeout`] wants to be called. `session.rs` holds the state and the programs' side (open, write,
 //! read, finish, reset); its submodules hold the lanes, the two byte paths and the timers.
 
+mod audit;
 mod flows;
 mod lanes;
 mod receive;
 mod timers;
 mod transmit;
 
+pub use audit::Audit;
 pub use transmit::BATCH;
 
 use std::collections::{HashMap, VecDeque};

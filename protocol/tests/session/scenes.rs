@@ -99,6 +99,39 @@ fn a_thousand_busy_streams_and_a_path_that_is_cut_stay_within_their_memory() {
 }
 
 #[test]
+fn behind_a_cut_a_thousand_busy_streams_stop_reading_their_sockets() {
+    let (mut client, mut agent) = (Config::client(), Config::agent());
+    for config in [&mut client, &mut agent] {
+        config.send_pool = Pool::new(4 << 20);
+        config.receive_pool = Pool::new(32 << 20);
+    }
+    let mut world = World::with(15, client, agent, Path::good());
+    for _ in 0..1_000 {
+        world.plan(stream(1 << 20, 1 << 20));
+    }
+    world.run_for(3 * SECOND);
+    world.strike(Fault::CutAll);
+    world.strike(Fault::NoDials(60 * SECOND));
+    let written = |world: &World, side: Side| -> u64 {
+        world.records.iter().map(|record| record[side.index()].written).sum()
+    };
+    world.run_for(5 * SECOND);
+    let before = Side::BOTH.map(|side| written(&world, side));
+    world.run_for(30 * SECOND);
+    assert_eq!(
+        Side::BOTH.map(|side| written(&world, side)),
+        before,
+        "nothing more is taken from the programs"
+    );
+    for end in &world.ends {
+        let stats = end.session.as_ref().expect("a session").stats();
+        assert!(stats.send_held > 3 << 20, "the pool was tried: {stats:?}");
+        let writing = end.programs.values().filter(|program| !program.write_blocked).count();
+        assert_eq!(writing, 0, "each program waits");
+    }
+}
+
+#[test]
 fn a_reader_that_is_stuck_slows_nobody_and_holds_a_bounded_part() {
     let mut world = World::good(7);
     let mut stuck = stream(0, 64 << 20);

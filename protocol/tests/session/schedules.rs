@@ -2,7 +2,7 @@
 //!
 //! `RELAY_SCHEDULES=20000` runs more; `RELAY_SEED=123` runs that one alone.
 
-use std::panic::{catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use relay_protocol::Status;
@@ -16,9 +16,9 @@ use crate::simulator::rng::Rng;
 use crate::simulator::{Fault, NewPipe, World};
 
 /// How many run where nobody says otherwise.
-const SCHEDULES: u64 = 3_000;
+const SCHEDULES: u64 = 1_500;
 /// Everything must be over this long after the last fault.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -31,25 +31,35 @@ fn random_schedules_keep_every_promise() {
     }
     let all = number("RELAY_SCHEDULES").unwrap_or(SCHEDULES);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let seeds = |first| (first as u64..=all).step_by(threads);
     std::thread::scope(|scope| {
         for first in 1..=threads {
-            scope.spawn(move || (first as u64..=all).step_by(threads).for_each(run_or_say));
+            scope.spawn(move || seeds(first).for_each(|seed| run_or_say("random", seed, run)));
         }
     });
 }
 
-fn run_or_say(seed: u64) {
-    if let Err(panic) = catch_unwind(|| run(seed)) {
-        eprintln!("to see it again: RELAY_SEED={seed} cargo test -p relay-protocol --test session random");
+/// Runs a test for `usual` seeds, or for those that the environment names.
+pub(crate) fn for_seeds(test: &str, usual: u64, run: impl Fn(u64)) {
+    if let Some(seed) = number("RELAY_SEED") {
+        return run(seed);
+    }
+    let all = number("RELAY_SCHEDULES").unwrap_or(usual);
+    (1..=all).for_each(|seed| run_or_say(test, seed, &run));
+}
+
+fn run_or_say(test: &str, seed: u64, run: impl Fn(u64)) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
+        eprintln!("to see it again: RELAY_SEED={seed} cargo test -p relay-protocol --test session {test}");
         resume_unwind(panic);
     }
 }
 
-fn ms(milliseconds: u64) -> Duration {
+pub(crate) fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-fn a_path(rng: &mut Rng, faulty: bool) -> Path {
+pub(crate) fn a_path(rng: &mut Rng, faulty: bool) -> Path {
     let tiny = faulty && rng.chance(10);
     Path {
         delay: ms(rng.magnitude(1..150)),
@@ -98,7 +108,7 @@ fn a_reset(rng: &mut Rng) -> Ending {
     }
 }
 
-fn a_plan(rng: &mut Rng, largest: u64, until: Duration) -> Plan {
+pub(crate) fn a_plan(rng: &mut Rng, largest: u64, until: Duration) -> Plan {
     let amount = |rng: &mut Rng| if rng.chance(20) { 0 } else { rng.magnitude(1..largest) };
     let (up, down) = (amount(rng), amount(rng));
     let busiest = up.max(down);
@@ -128,7 +138,7 @@ fn a_plan(rng: &mut Rng, largest: u64, until: Duration) -> Plan {
     Plan { opens_at: rng.duration(Duration::ZERO..until), client, agent }
 }
 
-fn configs(rng: &mut Rng) -> (Config, Config) {
+pub(crate) fn configs(rng: &mut Rng) -> (Config, Config) {
     let (mut client, mut agent) = (Config::client(), Config::agent());
     client.lanes = rng.in_range(1..6) as usize;
     if rng.chance(30) {
@@ -161,10 +171,16 @@ fn a_fault(rng: &mut Rng, pings: bool) -> Fault {
         5..7 => Fault::Cut,
         7 => Fault::CutAll,
         8 => Fault::CutOneWay(rng.pick(&Side::BOTH)),
-        9 => Fault::Sleep(rng.pick(&Side::BOTH), ms(rng.magnitude(1..100_000)), true),
+        9 => a_sleep(rng),
         10 => Fault::Sleep(rng.pick(&Side::BOTH), ms(rng.magnitude(1..500)), false),
         _ => Fault::NoDials(ms(rng.magnitude(1..20_000))),
     }
+}
+
+/// The client is told when it wakes; nobody tells the agent.
+pub(crate) fn a_sleep(rng: &mut Rng) -> Fault {
+    let side = rng.pick(&Side::BOTH);
+    Fault::Sleep(side, ms(rng.magnitude(1..100_000)), side == Side::Client)
 }
 
 fn run(seed: u64) {
@@ -223,7 +239,7 @@ fn run(seed: u64) {
 }
 
 /// Once everything is over, both ends hold nothing, and almost never wake up.
-fn nothing_is_left(world: &mut World) {
+pub(crate) fn nothing_is_left(world: &mut World) {
     world.run_for(Duration::from_secs(20));
     let clock = world.clock();
     for index in 0..2 {

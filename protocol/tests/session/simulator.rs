@@ -8,11 +8,13 @@ pub(crate) mod flows;
 pub(crate) mod network;
 pub(crate) mod program;
 pub(crate) mod rng;
+pub(crate) mod town;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
+use relay_protocol::Status;
 use relay_protocol::hello::{Secret, SessionId};
 use relay_protocol::session::{Config, Session, StreamKey};
 
@@ -25,6 +27,10 @@ use rng::Rng;
 const CONNECT: Duration = Duration::from_secs(3);
 /// An agent's connection without a hello is closed after this long.
 const HELLO: Duration = Duration::from_secs(10);
+/// The lanes of a session that has ended are closed after this long.
+const LEAVE: Duration = Duration::from_secs(1);
+/// Between a dial that was refused and the next.
+const REFUSED: Duration = Duration::from_millis(200);
 /// Turns without any progress of time that no correct run needs.
 const TOO_BUSY: u64 = 200_000;
 
@@ -45,6 +51,14 @@ pub(crate) enum Fault {
     Sleep(Side, Duration, bool),
     /// All new pipes swallow all bytes for this long.
     NoDials(Duration),
+    /// All dials fail at once for this long.
+    Refuse(Duration),
+    /// The agent is gone, and another has taken its place.
+    Restart,
+    /// The agent asks for no more streams, ends the session after this long at the most, and goes.
+    Drain(Duration),
+    /// One end ends the session.
+    Goodbye(Side),
 }
 
 #[derive(Debug)]
@@ -65,6 +79,12 @@ enum What {
     },
     Strike(Fault),
     Wake(Side, bool),
+    /// A pipe may have been idle for too long.
+    Idle(usize),
+    /// The agent's grace is over.
+    GraceOver,
+    /// The agent's process ends.
+    Exit,
     /// Nothing but a reason to look.
     Look,
 }
@@ -129,6 +149,11 @@ pub(crate) struct World {
     due: Vec<usize>,
     next_dial: Duration,
     no_dials_until: Duration,
+    refused_until: Duration,
+    /// Pipes that carried nothing for this long die; without a word if the flag is set.
+    pub(crate) kills_idle: Option<(Duration, bool)>,
+    /// The agent drains until its streams are over.
+    draining: bool,
     pub(crate) dials: usize,
     turns: u64,
 }
@@ -136,14 +161,26 @@ pub(crate) struct World {
 impl World {
     /// `shared`: the rates of the bottleneck that pipes without one of their own share, up and down.
     pub(crate) fn new(seed: u64, client: Config, agent: Config, shared: [u64; 2], paths: Paths) -> Self {
+        Self::beginning(Duration::ZERO, Instant::now(), seed, client, agent, shared, paths)
+    }
+
+    /// One that begins at `now`, on the clock that showed `base` at zero.
+    pub(crate) fn beginning(
+        now: Duration,
+        base: Instant,
+        seed: u64,
+        client: Config,
+        agent: Config,
+        shared: [u64; 2],
+        paths: Paths,
+    ) -> Self {
         let mut rng = Rng::new(seed);
-        let base = Instant::now();
         let mut secret = [0; 32];
         secret.iter_mut().for_each(|byte| *byte = rng.next() as u8);
         let id = SessionId(u128::from(rng.next()).to_be_bytes());
-        let session = Session::client(client.clone(), id, Secret(secret), base);
+        let session = Session::client(client.clone(), id, Secret(secret), base + now);
         Self {
-            now: Duration::ZERO,
+            now,
             base,
             ends: [
                 End::new(Side::Client, client, Some(session), rng.fork()),
@@ -159,8 +196,11 @@ impl World {
             records: Vec::new(),
             unopened: Vec::new(),
             due: Vec::new(),
-            next_dial: Duration::ZERO,
+            next_dial: now,
             no_dials_until: Duration::ZERO,
+            refused_until: Duration::ZERO,
+            kills_idle: None,
+            draining: false,
             dials: 0,
             turns: 0,
         }
@@ -207,6 +247,12 @@ impl World {
         number
     }
 
+    pub(crate) fn plan_all(&mut self, plans: Vec<Plan>) {
+        plans.into_iter().for_each(|plan| {
+            self.plan(plan);
+        });
+    }
+
     /// Runs until `done`, which must be before `limit`.
     pub(crate) fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
         loop {
@@ -243,7 +289,8 @@ impl World {
             })
     }
 
-    fn next(&self) -> Duration {
+    /// When anything happens next.
+    pub(crate) fn next(&self) -> Duration {
         let mut next = self.heap.peek().map_or(Duration::MAX, |Reverse(entry)| entry.at);
         for end in &self.ends {
             if end.asleep {
@@ -261,7 +308,8 @@ impl World {
                 match port.phase {
                     Phase::Hello => next = next.min(port.since + HELLO),
                     Phase::Welcome(_) => next = next.min(port.since + CONNECT),
-                    _ => {}
+                    Phase::Live(_) => next = next.min(end.ended_at.map_or(Duration::MAX, |at| at + LEAVE)),
+                    Phase::Closing => {}
                 }
             }
         }
@@ -271,7 +319,7 @@ impl World {
         next
     }
 
-    fn advance(&mut self, to: Duration) {
+    pub(crate) fn advance(&mut self, to: Duration) {
         if to > self.now {
             self.now = to;
             self.turns = 0;
@@ -302,12 +350,45 @@ impl World {
                     session.woke(clock);
                 }
             }
+            What::Idle(pipe) => self.idle(pipe),
+            What::GraceOver => self.end_drain(),
+            What::Exit => self.exit(),
             What::Look => {}
         }
     }
 
-    /// Lets both ends work until nothing is left to do at this moment.
-    fn settle(&mut self) {
+    /// Ends a pipe that has carried nothing for too long, or looks again when that may be so.
+    fn idle(&mut self, id: usize) {
+        let Some((limit, silent)) = self.kills_idle else { return };
+        let due = self.pipes[id].last_used + limit;
+        if self.pipes[id].dead {
+        } else if due > self.now {
+            self.at(due, What::Idle(id));
+        } else if silent {
+            self.pipes[id].ways.iter_mut().for_each(|way| way.swallows = true);
+        } else {
+            self.break_pipe(id);
+        }
+    }
+
+    /// The streams are over, or the grace is.
+    fn end_drain(&mut self) {
+        if std::mem::take(&mut self.draining) {
+            if let Some(session) = &mut self.ends[1].session {
+                session.goodbye(Status::ShuttingDown, "the agent was asked to end");
+            }
+            self.at(self.now + LEAVE, What::Exit);
+        }
+    }
+
+    fn exit(&mut self) {
+        self.live().into_iter().for_each(|id| self.break_pipe(id));
+        self.ends[1].restart();
+    }
+
+    /// Lets both ends work until nothing is left to do at this moment. True where anything was.
+    pub(crate) fn settle(&mut self) -> bool {
+        let mut any = false;
         loop {
             self.turns += 1;
             assert!(self.turns < TOO_BUSY, "busy without end at {:?}:\n{}", self.now, self.describe());
@@ -318,9 +399,16 @@ impl World {
                     self.ends[side.index()].check();
                 }
             }
-            if !busy {
-                return;
+            if self.draining
+                && self.ends[1].session.as_ref().is_none_or(|session| session.stats().streams == 0)
+            {
+                busy = true;
+                self.end_drain();
             }
+            if !busy {
+                return any;
+            }
+            any = true;
         }
     }
 
@@ -374,7 +462,10 @@ impl World {
             let timed_out = match self.ends[side.index()].ports.get(&id) {
                 Some(port) if port.phase == Phase::Hello => self.now >= port.since + HELLO,
                 Some(Port { phase: Phase::Welcome(_), since, .. }) => self.now >= *since + CONNECT,
-                Some(port) => port.broken,
+                Some(Port { phase: Phase::Live(_), .. }) => {
+                    self.ends[side.index()].ended_at.is_some_and(|at| self.now >= at + LEAVE)
+                }
+                Some(_) => false,
                 None => continue,
             };
             if timed_out || self.ends[side.index()].ports.get(&id).is_some_and(|port| port.broken) {
@@ -417,6 +508,7 @@ impl World {
         }
         let Some((pipe, side, bytes)) = link.next(&mut self.pipes) else { return };
         link.busy = true;
+        self.pipes[pipe].last_used = self.now;
         let leaves = self.now + link.time(bytes.len());
         let arrives = self.pipes[pipe].arrival(side, leaves, &mut self.rng);
         self.at(leaves, What::LinkFree(id));
@@ -507,7 +599,47 @@ impl World {
                 }
             }
             Fault::NoDials(time) => self.no_dials_until = self.now + time,
+            Fault::Refuse(time) => self.refused_until = self.now + time,
+            Fault::Restart => self.exit(),
+            Fault::Drain(grace) => {
+                if let Some(session) = &mut self.ends[1].session
+                    && session.ended().is_none()
+                    && !self.draining
+                {
+                    session.drain(grace);
+                    self.ends[1].deaf = true;
+                    self.draining = true;
+                    self.at(self.now + grace, What::GraceOver);
+                }
+            }
+            Fault::Goodbye(side) => {
+                if let Some(session) = &mut self.ends[side.index()].session {
+                    session.goodbye(Status::Ok, "enough");
+                }
+            }
         }
+    }
+
+    /// The session has ended, or will, and nothing more begins in it: the plans of streams that it never opened.
+    pub(crate) fn bequest(&mut self) -> Option<Vec<Plan>> {
+        let client = &self.ends[0];
+        if client.ended.is_none() && !client.drained {
+            return None;
+        }
+        let left = self.due.drain(..).chain(self.unopened.drain(..));
+        Some(left.map(|number| self.plans[number].clone()).collect())
+    }
+
+    /// What keeps the sessions before from dialling keeps this one too.
+    fn inherit(&mut self, before: &Self) {
+        self.no_dials_until = before.no_dials_until;
+        self.refused_until = before.refused_until;
+        self.next_dial = self.next_dial.max(before.next_dial);
+    }
+
+    /// The session has ended at both ends, and every program has seen it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ends.iter().all(End::is_over)
     }
 
     fn dial(&mut self) -> bool {
@@ -516,6 +648,11 @@ impl World {
         let dialling = end.ports.values().any(|port| matches!(port.phase, Phase::Welcome(_)));
         let Some(session) = &mut end.session else { return false };
         if dialling || self.now < self.next_dial || !session.wants_lane(clock) {
+            return false;
+        }
+        if self.now < self.refused_until {
+            self.dials += 1;
+            self.next_dial = self.now + REFUSED;
             return false;
         }
         let (lane, hello) = session.next_hello();
@@ -539,8 +676,12 @@ impl World {
         if self.now < self.no_dials_until {
             pipe.ways.iter_mut().for_each(|way| way.swallows = true);
         }
+        pipe.last_used = self.now;
         self.pipes.push(pipe);
         self.dials += 1;
+        if let Some((limit, _)) = self.kills_idle {
+            self.at(self.now + limit, What::Idle(id));
+        }
         self.ends[0].ports.insert(id, Port::new(Phase::Welcome(lane), self.now, hello.encode()));
         self.ends[1].ports.insert(id, Port::new(Phase::Hello, self.now, Vec::new()));
         self.next_dial = self.now + Duration::from_millis(100);
@@ -549,13 +690,14 @@ impl World {
 
     /// For the message of a failure.
     pub(crate) fn describe(&self) -> String {
-        let mut text = String::new();
+        let mut text = format!("at {:?}, {} dials\n", self.now, self.dials);
         for end in &self.ends {
             text += &format!(
-                "{:?}: asleep {}, ended {:?}, {} programs, flows done {}, ports {:?}, {:?}\n",
+                "{:?}: asleep {}, ended {:?} at {:?}, {} programs, flows done {}, ports {:?}, {:?}\n",
                 end.side,
                 end.asleep,
                 end.ended,
+                end.ended_at,
                 end.programs.len(),
                 end.flows.is_done(),
                 end.ports.iter().map(|(id, port)| (id, port.phase, port.outbox.len())).collect::<Vec<_>>(),

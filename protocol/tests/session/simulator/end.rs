@@ -12,6 +12,11 @@ use super::network::Side;
 use super::program::{Next, Plan, Program, Record};
 use super::rng::Rng;
 
+/// Gaps in a stream: as many frames as its sender may have outstanding.
+const MAX_GAPS: usize = 2_048;
+/// Room for a stream's small frames, in bytes, however few they are.
+const CHUNK: usize = 4_096;
+
 /// What a connection is at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -61,6 +66,15 @@ pub(crate) struct End {
     pub(crate) lanes_over: Vec<(u64, bool)>,
     pub(crate) opened: usize,
     pub(crate) wakeups: u64,
+    turns: u64,
+    /// When the session was over at this end.
+    pub(crate) ended_at: Option<Duration>,
+    /// The peer wants no new streams.
+    pub(crate) drained: bool,
+    /// Streams that this session can't open are left for the next one.
+    pub(crate) has_heir: bool,
+    /// Takes no hellos any more.
+    pub(crate) deaf: bool,
     rng: Rng,
 }
 
@@ -82,8 +96,30 @@ impl End {
             lanes_over: Vec::new(),
             opened: 0,
             wakeups: 0,
+            turns: 0,
+            ended_at: None,
+            drained: false,
+            has_heir: false,
+            deaf: false,
             rng,
         }
+    }
+
+    /// The process is gone, and another has taken its place that knows of nothing.
+    pub(crate) fn restart(&mut self) {
+        self.session = None;
+        self.instance = Instance([self.rng.next() as u8; 16]);
+        self.ports.values_mut().for_each(|port| port.broken = true);
+        self.programs.clear();
+        self.runnable.clear();
+        self.pauses.clear();
+        self.flows = Flows::new(self.side);
+        (self.ended, self.ended_at, self.deaf) = (None, None, false);
+    }
+
+    /// Nothing of the session is left at this end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.programs.is_empty() && self.session.as_ref().is_none_or(|session| session.ended().is_some())
     }
 
     /// Bytes that a pipe brought.
@@ -107,10 +143,18 @@ impl End {
 
     /// The agent's registry of sessions: here, at most one.
     fn hello(&mut self, pipe: usize, clock: Instant) {
+        // What has ended and was seen by all its programs is out of the registry.
+        if self.is_over() {
+            self.session = None;
+        }
         let Some(port) = self.ports.get_mut(&pipe) else { return };
         let Some((hello, len)) = Hello::decode(&port.inbox).expect("a hello") else { return };
         assert_eq!(len, port.inbox.len(), "something was sent before the welcome");
         port.inbox.clear();
+        if self.deaf {
+            port.broken = true;
+            return;
+        }
         let known = self.session.as_ref().is_some_and(|session| session.id() == hello.session);
         let answer = match (&mut self.session, &hello.request) {
             (Some(session), _) if known => session.join(&hello, clock),
@@ -118,6 +162,7 @@ impl End {
                 match Session::agent(self.config.clone(), &hello, self.instance, clock) {
                     Ok((session, welcome)) => {
                         self.session = Some(session);
+                        (self.ended, self.ended_at) = (None, None);
                         Ok(welcome)
                     }
                     Err(refusal) => Err(refusal),
@@ -178,6 +223,7 @@ impl End {
                     busy = true;
                 }
                 Err(OpenError::Wait) => break,
+                Err(OpenError::Draining | OpenError::Ended(_)) if self.has_heir => break,
                 Err(OpenError::Draining | OpenError::Ended(_)) => {
                     due.remove(0);
                     records[number].iter_mut().for_each(|record| record.done = true);
@@ -185,7 +231,7 @@ impl End {
             }
         }
         busy |= self.flows.run(session, now, clock, &mut self.rng);
-        busy |= self.take_events(clock);
+        busy |= self.take_events(now, clock);
         while let Some(key) = self.runnable.pop_first() {
             busy = true;
             self.run_program(key, now, clock, plans, records);
@@ -234,7 +280,7 @@ impl End {
         }
     }
 
-    fn take_events(&mut self, clock: Instant) -> bool {
+    fn take_events(&mut self, now: Duration, clock: Instant) -> bool {
         let mut any = false;
         while let Some(event) = self.session.as_mut().and_then(Session::poll_event) {
             any = true;
@@ -270,8 +316,12 @@ impl End {
                         port.broken = !orderly;
                     }
                 }
-                Event::Drain(_) | Event::Reset(_) => {}
-                Event::Ended(status, text) => self.ended = Some((status, text)),
+                Event::Drain(_) => self.drained = true,
+                Event::Reset(_) => {}
+                Event::Ended(status, text) => {
+                    self.ended = Some((status, text));
+                    self.ended_at = Some(now);
+                }
             }
         }
         any
@@ -289,8 +339,16 @@ impl End {
             return false;
         };
         let Phase::Live(lane) = port.phase else { return false };
-        if !port.outbox.is_empty() || !session.has_work(lane, clock) {
+        if !port.outbox.is_empty() {
             return false;
+        }
+        if !session.has_work(lane, clock) {
+            let leaves = session.is_done_with(lane);
+            if leaves {
+                port.phase = Phase::Closing;
+                session.lane_lost(lane, clock);
+            }
+            return leaves;
         }
         session.transmit(lane, clock, &mut port.outbox);
         assert!(
@@ -302,12 +360,28 @@ impl End {
     }
 
     /// What must hold at every moment.
-    pub(crate) fn check(&self) {
+    pub(crate) fn check(&mut self) {
         let Some(session) = &self.session else { return };
+        let side = self.side;
         let stats = session.stats();
         let (receive, send) = (&self.config.receive_pool, &self.config.send_pool);
         assert!(stats.receive_reserved <= receive.limit() && receive.used() <= receive.limit());
         assert!(stats.send_held <= send.limit() && send.used() <= send.limit());
         assert!(stats.lanes <= relay_protocol::hello::MAX_LANES);
+        // A walk over all streams at every turn would take longer with many of them than everything else.
+        self.turns += 1;
+        if !self.turns.is_multiple_of(1 + stats.streams as u64 / 32) {
+            return;
+        }
+        let audit = session.audit();
+        assert!(
+            audit.credit <= stats.receive_reserved as u64,
+            "{side:?} promised too much: {audit:?} {stats:?}"
+        );
+        assert!(audit.stored <= audit.credit, "{side:?} stores what it never promised: {audit:?}");
+        let chunks = 2 * audit.stored as usize + stats.streams * CHUNK;
+        assert!(audit.allocated <= chunks, "{side:?} allocates too much: {audit:?}");
+        assert_eq!(audit.sending, stats.send_held, "{side:?} has lost count of what it sends");
+        assert!(audit.most_gaps <= MAX_GAPS, "{side:?} waits at too many gaps: {audit:?}");
     }
 }

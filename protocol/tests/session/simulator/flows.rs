@@ -37,6 +37,8 @@ pub(crate) struct Flows {
     started: usize,
     senders: Vec<Sender>,
     echoes: BTreeMap<FlowKey, BTreeSet<u64>>,
+    /// Nothing is sent back.
+    pub(crate) mute: bool,
     pub(crate) sent: u64,
     pub(crate) returned: u64,
     pub(crate) echoed: u64,
@@ -50,6 +52,7 @@ impl Flows {
             started: 0,
             senders: Vec::new(),
             echoes: BTreeMap::new(),
+            mute: false,
             sent: 0,
             returned: 0,
             echoed: 0,
@@ -162,8 +165,10 @@ impl Flows {
                     let seq = Self::verify(number, &data);
                     assert!(seen.insert(seq), "a datagram arrived twice");
                     self.echoed += 1;
-                    // A flow that has just been closed says so at the next turn.
-                    let _ = session.send_datagram(clock, key, data);
+                    if !self.mute {
+                        // A flow that has just been closed says so at the next turn.
+                        let _ = session.send_datagram(clock, key, data);
+                    }
                 }
                 Ok(None) => return,
                 Err(_) => {

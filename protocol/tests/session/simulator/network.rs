@@ -92,6 +92,8 @@ pub(crate) struct Way {
 pub(crate) struct Pipe {
     pub(crate) path: Path,
     pub(crate) ways: [Way; 2],
+    /// When bytes last left for either end.
+    pub(crate) last_used: Duration,
     pub(crate) dead: bool,
 }
 
@@ -109,7 +111,7 @@ impl Pipe {
             finished: false,
             ended: false,
         };
-        Self { path, ways: links.map(way), dead: false }
+        Self { path, ways: links.map(way), last_used: Duration::ZERO, dead: false }
     }
 
     /// How many more bytes `side` may write now.

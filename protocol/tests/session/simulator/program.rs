@@ -208,13 +208,14 @@ impl Program {
             let [client, agent] = &mut records[number];
             let (mine, theirs) = if side == Side::Client { (client, agent) } else { (agent, client) };
             mine.last_read = now;
-            self.check(number, read, mine, theirs);
+            self.check(number, read, mine, theirs, session.ended());
             return Next::Again;
         }
         if waits { Next::Sleep(script.reads_from - now) } else { Next::Blocked }
     }
 
-    fn check(&mut self, number: usize, read: Read, mine: &mut Record, theirs: &Record) {
+    /// `lost`: with which status the session ended, and its streams with it.
+    fn check(&mut self, number: usize, read: Read, mine: &mut Record, theirs: &Record, lost: Option<Status>) {
         let side = self.side;
         match read {
             Read::Data(data) => {
@@ -230,6 +231,7 @@ impl Program {
                 assert_eq!(mine.read, theirs.written, "stream {number}: {side:?} saw the end too early");
                 mine.saw = Some(Sight::End);
             }
+            Read::Reset(status) if lost == Some(status) => mine.saw = Some(Sight::Reset(status)),
             Read::Reset(status) => {
                 if mine.reset.is_none() {
                     assert_eq!(theirs.reset, Some(status), "stream {number}: {side:?} saw a strange reset");
