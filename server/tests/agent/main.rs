@@ -4,6 +4,7 @@
 
 mod direct;
 mod greeting;
+mod hostile;
 mod memory;
 mod names;
 mod process;

@@ -28,7 +28,7 @@ impl Dialer for Loopback {
     }
 }
 
-fn client(agent: &Running) -> Session {
+pub(crate) fn client(agent: &Running) -> Session {
     Session::start(&ClientConfig::default(), Loopback(agent.address)).0
 }
 
