@@ -1,5 +1,6 @@
 //! What the plugin asks of the API server: credentials, objects, rights, and what a target's name stands for.
 
+pub mod access;
 pub mod api;
 pub mod config;
 pub mod connect;
@@ -9,3 +10,4 @@ pub mod ports;
 pub mod rbac;
 pub mod ready;
 pub mod resolve;
+mod until;

@@ -15,8 +15,8 @@ use crate::{
     },
     cli::settings::Settings,
     cluster::{
+        access::Access,
         config::ClusterConfig,
-        connect,
         resolve::{Forward, ResolveError, Resolver},
     },
     error::Error,
@@ -122,9 +122,9 @@ async fn forward_all(
     cleanup: &watch::Sender<Option<Held>>,
 ) -> Result<std::convert::Infallible, Error> {
     let config = ClusterConfig::load(&settings.cluster).await?;
-    let client = connect::client(&config).await?;
+    let access = Access::open(&settings.cluster, config.clone()).await?;
     let resolver = Resolver {
-        client: client.clone(),
+        access: access.clone(),
         namespace: config.namespace.clone(),
         request_timeout: settings.cluster.request_timeout,
         pod_timeout: settings.pod_running_timeout,
@@ -141,10 +141,10 @@ async fn forward_all(
     }
 
     let namespace = settings.agent.namespace.clone().unwrap_or(config.namespace);
-    let jobs = Jobs::new(client.clone(), &namespace, settings.cluster.request_timeout);
+    let jobs = Jobs::new(&access, &namespace, settings.cluster.request_timeout);
     let owner = Owner::of_this_process(&config.user);
     let launcher = Launcher {
-        client,
+        access,
         namespace,
         settings: settings.agent.clone(),
         owner: owner.clone(),

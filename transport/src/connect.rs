@@ -16,6 +16,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::client::legacy::{Client as HttpClient, Error as HttpError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use k8s_openapi::jiff::Timestamp;
+use kube::client::middleware::AuthLayer;
 use kube::client::retry::RetryPolicy;
 use kube::client::{Body, ClientBuilder, ConfigExt as _};
 use tower::retry::{Policy, RetryLayer};
@@ -56,44 +58,77 @@ pub enum ConnectError {
     },
 }
 
-/// Builds a client for `config` that goes through `proxy`, whatever `config.proxy_url` says (kube has
-/// mixed the kubeconfig's setting with the environment's there): see [`Proxy::choose`].
-///
-/// Runs the kubeconfig's credential plugin, if there is one, and blocks meanwhile. A plugin that gives a
-/// client certificate is not asked again: rebuild the client before `valid_until()`.
-///
-/// Requests are retried as kube does, except upgrades, which also never use an idle connection of the
-/// pool: it may be dead without anybody knowing.
+/// What proves who is asking, for as many clients as wanted: a token that is renewed is renewed for all of them.
+pub struct Credentials {
+    /// Without what kube would run to get a certificate.
+    config: kube::Config,
+    auth: Option<AuthLayer>,
+    valid_until: Option<Timestamp>,
+}
+
+impl Credentials {
+    /// Runs the kubeconfig's credential plugin, if there is one, and blocks meanwhile. A plugin that gives a
+    /// client certificate is not asked again: obtain anew before [`Credentials::valid_until`].
+    ///
+    /// # Errors
+    /// The configuration or the credential plugin is at fault.
+    pub fn obtain(config: kube::Config) -> Result<Self, ConnectError> {
+        // An error means that somebody has chosen a provider already, which will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let auth = config.auth_layer().map_err(ConnectError::Config)?;
+        let (config, valid_until) = match auth {
+            // What the plugin gave is in the layer; kube would run it again for the certificate that it lacks.
+            Some(_) => (exec::without_plugin(config), None),
+            None => exec::with_certificate(config)?,
+        };
+        Ok(Self { config, auth, valid_until })
+    }
+
+    /// When a client certificate that a plugin gave ends to be good.
+    #[must_use]
+    pub fn valid_until(&self) -> Option<Timestamp> {
+        self.valid_until
+    }
+
+    /// Builds a client, with connections of its own, that goes through `proxy`, whatever the configuration's
+    /// `proxy_url` says (kube has mixed the kubeconfig's setting with the environment's there): see
+    /// [`Proxy::choose`].
+    ///
+    /// Requests are retried as kube does, except upgrades, which also never use an idle connection of the
+    /// pool: it may be dead without anybody knowing.
+    ///
+    /// # Errors
+    /// The configuration is at fault; nothing is connected yet.
+    pub fn client(&self, proxy: Option<&Proxy>) -> Result<kube::Client, ConnectError> {
+        let config = &self.config;
+        let https = config
+            .rustls_https_connector_with_connector(connector(config, proxy)?)
+            .map_err(ConnectError::Config)?;
+        let https = Deadline::new(https, CONNECT_TIMEOUT);
+        let mut pool = HttpClient::builder(TokioExecutor::new());
+        pool.pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE).pool_max_idle_per_host(4);
+        let mut fresh = HttpClient::builder(TokioExecutor::new());
+        fresh.pool_max_idle_per_host(0);
+        let http = Http { pooled: pool.build(https.clone()), fresh: fresh.build(https) };
+        let retry = config.default_retry.then(|| RetryLayer::new(Retry(RetryPolicy::server_retry())));
+        let service = ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(retry)
+            .option_layer(self.auth.as_ref())
+            .layer(config.extra_headers_layer().map_err(ConnectError::Config)?)
+            .map_err(BoxError::from)
+            .service(http);
+        let builder = ClientBuilder::new(service, config.default_namespace.clone());
+        Ok(builder.with_valid_until(self.valid_until).build())
+    }
+}
+
+/// A client of one's own: [`Credentials::obtain`] and [`Credentials::client`] in one.
 ///
 /// # Errors
-/// The configuration or the credential plugin is at fault; nothing is connected yet.
+/// See there.
 pub fn client(config: kube::Config, proxy: Option<&Proxy>) -> Result<kube::Client, ConnectError> {
-    // An error means that somebody has chosen a provider already, which will do.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let auth = config.auth_layer().map_err(ConnectError::Config)?;
-    let (config, valid_until) = match auth {
-        // What the plugin gave is in the layer; kube would run it again for the certificate that it lacks.
-        Some(_) => (exec::without_plugin(config), None),
-        None => exec::with_certificate(config)?,
-    };
-    let https = config
-        .rustls_https_connector_with_connector(connector(&config, proxy)?)
-        .map_err(ConnectError::Config)?;
-    let https = Deadline::new(https, CONNECT_TIMEOUT);
-    let mut pool = HttpClient::builder(TokioExecutor::new());
-    pool.pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE).pool_max_idle_per_host(4);
-    let mut fresh = HttpClient::builder(TokioExecutor::new());
-    fresh.pool_max_idle_per_host(0);
-    let http = Http { pooled: pool.build(https.clone()), fresh: fresh.build(https) };
-    let retry = config.default_retry.then(|| RetryLayer::new(Retry(RetryPolicy::server_retry())));
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(retry)
-        .option_layer(auth)
-        .layer(config.extra_headers_layer().map_err(ConnectError::Config)?)
-        .map_err(BoxError::from)
-        .service(http);
-    Ok(ClientBuilder::new(service, config.default_namespace).with_valid_until(valid_until).build())
+    Credentials::obtain(config)?.client(proxy)
 }
 
 /// Connects to the API server's address, through the proxy if there is one; TLS comes on top.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::connect::ConnectError;
+
 /// A verb that a role may grant on `pods/portforward`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verb {
@@ -71,12 +73,15 @@ pub enum DialError {
         /// The API server's words.
         message: String,
     },
-    /// The API server does not know who is asking, or no credentials could be got.
+    /// The API server does not know who is asking.
     #[error("the API server does not accept the credentials: {message}")]
     Unauthorized {
-        /// The API server's words, or those of the credential plugin.
+        /// The API server's words.
         message: String,
     },
+    /// The credentials could not even be had: nobody has refused anything yet.
+    #[error("cannot get credentials for the API server: {0}")]
+    Credentials(String),
     /// There is no such pod.
     #[error("pod {namespace}/{pod} does not exist: {message}")]
     PodNotFound {
@@ -124,7 +129,11 @@ impl DialError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::TimedOut(_) | Self::PodNotRunning { .. } => true,
+            Self::Unreachable(_)
+            | Self::TimedOut(_)
+            | Self::PodNotRunning { .. }
+            // A plugin may need the same network that is away.
+            | Self::Credentials(_) => true,
             Self::UpgradeRefused { status, .. } => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
@@ -231,10 +240,23 @@ fn excerpt(body: &[u8]) -> String {
 /// Turns what the HTTP client reports into an error.
 pub(crate) fn transport(error: &kube::Error) -> DialError {
     match error {
-        kube::Error::Auth(error) => DialError::Unauthorized { message: chain(error) },
-        kube::Error::Service(error) => DialError::Unreachable(chain(error.as_ref())),
+        kube::Error::Auth(error) => DialError::Credentials(chain(error)),
+        kube::Error::Service(error) => match source_of::<kube::client::AuthError>(error.as_ref()) {
+            Some(error) => DialError::Credentials(chain(error)),
+            None => match source_of::<ConnectError>(error.as_ref()) {
+                Some(error) => DialError::Credentials(chain(error)),
+                None => DialError::Unreachable(chain(error.as_ref())),
+            },
+        },
         error => DialError::Unreachable(chain(error)),
     }
+}
+
+/// An error, or the first of its causes, of one type.
+fn source_of<'a, E: std::error::Error + 'static>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a E> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(<dyn std::error::Error>::downcast_ref)
 }
 
 /// An error and its causes in one line, without the repetition that wrappers like to add.

@@ -5,13 +5,16 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use kube::{
-    Api, Client,
+    Api,
     api::{DeleteParams, ListParams, PostParams},
 };
 use tokio::{sync::Mutex, task::JoinHandle};
 
 use super::identity::Owner;
-use crate::cluster::api::{ApiError, Call, made};
+use crate::cluster::{
+    access::Access,
+    api::{ApiError, Call, made},
+};
 
 /// An own Job without a pod is left alone so long: its pod may be about to be made.
 const OLD: SignedDuration = SignedDuration::from_mins(10);
@@ -29,9 +32,9 @@ pub struct Jobs {
 
 impl Jobs {
     /// `limit` is `--request-timeout`.
-    pub fn new(client: Client, namespace: &str, limit: Duration) -> Self {
+    pub fn new(access: &Access, namespace: &str, limit: Duration) -> Self {
         Self {
-            api: Api::namespaced(client, namespace),
+            api: Api::namespaced(access.client(), namespace),
             namespace: namespace.into(),
             limit,
             made: Arc::default(),

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::{Api, Client, runtime::watcher};
+use kube::{Api, runtime::watcher};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     cli::settings::AgentSettings,
     cluster::{
+        access::Access,
         api::{ApiError, Call},
         follow::{Follow, Snapshot},
     },
@@ -26,7 +27,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Launcher {
     /// The API server.
-    pub client: Client,
+    pub access: Access,
     /// The agent's namespace.
     pub namespace: String,
     /// What to start.
@@ -151,7 +152,8 @@ impl Launcher {
         let name = job_name()?;
         let job = spec::job(&name, &self.namespace, &self.settings, &self.owner)?;
         let pods = Follow::start(
-            Api::namespaced(self.client.clone(), &self.namespace),
+            &self.access,
+            Api::namespaced(self.access.client(), &self.namespace),
             watcher::Config::default().labels(&format!("job-name={name}")),
             Call::new("list", "", "pods", &self.namespace),
         );
@@ -177,7 +179,8 @@ impl Launcher {
 
     fn events(&self, kind: &str, name: &str) -> Follow<Event> {
         Follow::start(
-            Api::namespaced(self.client.clone(), &self.namespace),
+            &self.access,
+            Api::namespaced(self.access.client(), &self.namespace),
             watcher::Config::default()
                 .fields(&format!("involvedObject.kind={kind},involvedObject.name={name}")),
             Call::new("list", "", "events", &self.namespace),

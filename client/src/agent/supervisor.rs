@@ -135,7 +135,7 @@ impl Supervisor {
     /// One session, until its end. Before its first welcome, a refused port-forward is final.
     async fn session(&self, agent: &Running) -> Result<(Session, End), LaunchError> {
         let (dialer, mut failures) = LaneDialer::new(
-            self.launcher.client.clone(),
+            self.launcher.access.client(),
             &self.launcher.namespace,
             &agent.pod,
             self.session.transport,

@@ -3,6 +3,7 @@
 use std::{error::Error as StdError, fmt, future::Future, time::Duration};
 
 use kube::core::Status;
+use relay_transport::connect::ConnectError;
 
 use super::rbac::role_for;
 
@@ -149,10 +150,11 @@ impl ApiError {
             kube::Error::SerdeError(error) => {
                 Self::Other { call, message: format!("its answer makes no sense: {error}") }
             }
-            kube::Error::Service(error) => match error.downcast_ref::<kube::client::AuthError>() {
-                Some(auth) => Self::Credentials { message: chain(auth) },
-                None => Self::Unreachable { call, message: chain(&*error) },
-            },
+            kube::Error::Service(error) => {
+                let credentials = error.is::<kube::client::AuthError>() || error.is::<ConnectError>();
+                let message = chain(&*error);
+                if credentials { Self::Credentials { message } } else { Self::Unreachable { call, message } }
+            }
             other => Self::Unreachable { call, message: chain(source_or_self(&other)) },
         }
     }

@@ -1,9 +1,12 @@
 //! The kubeconfig with kubectl's flags laid over it.
 
+use std::path::PathBuf;
+
 use kube::config::{
     AuthInfo, Cluster, Config, Context, KubeConfigOptions, Kubeconfig, KubeconfigError, NamedAuthInfo,
     NamedCluster, NamedContext,
 };
+use sha2::{Digest, Sha256};
 
 use super::api::chain;
 use crate::cli::args::ClusterArgs;
@@ -19,6 +22,12 @@ pub struct ClusterConfig {
     pub namespace: String,
     /// The kubeconfig's name for the user (and whom they act as): only to tell users apart.
     pub user: String,
+    /// The kubeconfig's context: a later load must not follow `kubectl config use-context`.
+    pub context: Option<String>,
+    /// The kubeconfigs and every file that they name for this cluster and user.
+    pub files: Vec<PathBuf>,
+    /// Differs whenever another client would be made of it; of the files' contents too.
+    pub fingerprint: [u8; 32],
 }
 
 /// A kubeconfig that leads nowhere.
@@ -93,19 +102,22 @@ impl ClusterConfig {
         let mut kube = Config::incluster().ok()?;
         impersonate(&mut kube.auth_info, args);
         let namespace = args.namespace.clone().unwrap_or_else(|| kube.default_namespace.clone());
-        Some(Self { kube, proxy_url: None, namespace, user: "in-cluster".into() })
+        let files: Vec<PathBuf> = kube.auth_info.token_file.iter().map(PathBuf::from).collect();
+        let fingerprint = fingerprint(&Cluster::default(), &kube.auth_info, &files);
+        let user = "in-cluster".into();
+        Some(Self { kube, proxy_url: None, namespace, user, context: None, files, fingerprint })
     }
 
     async fn from_kubeconfig(mut kubeconfig: Kubeconfig, args: &ClusterArgs) -> Result<Self, ConfigError> {
         let chosen = Chosen::select(&mut kubeconfig, args)?;
         let cluster = find_cluster(&mut kubeconfig, &chosen.cluster)?;
         override_cluster(cluster, args)?;
-        let proxy_url = cluster.proxy_url.clone();
+        let cluster = cluster.clone();
         if let Some(user) = find_user(&mut kubeconfig, &chosen.user) {
             override_user(user, args);
         }
         let options = KubeConfigOptions {
-            context: Some(chosen.context),
+            context: Some(chosen.context.clone()),
             cluster: Some(chosen.cluster),
             user: Some(chosen.user.clone()),
         };
@@ -120,8 +132,44 @@ impl ClusterConfig {
             Some(other) => format!("{} as {other}", chosen.user),
             None => chosen.user,
         };
-        Ok(Self { kube, proxy_url, namespace, user })
+        let mut files = named_files(&cluster, &kube.auth_info);
+        let fingerprint = fingerprint(&cluster, &kube.auth_info, &files);
+        files.extend(kubeconfig_paths(args));
+        let (proxy_url, context) = (cluster.proxy_url, Some(chosen.context));
+        Ok(Self { kube, proxy_url, namespace, user, context, files, fingerprint })
     }
+}
+
+/// Where the kubeconfig is looked for, as kubectl does.
+fn kubeconfig_paths(args: &ClusterArgs) -> Vec<PathBuf> {
+    if let Some(path) = &args.kubeconfig {
+        return vec![path.clone()];
+    }
+    match std::env::var_os("KUBECONFIG").filter(|paths| !paths.is_empty()) {
+        Some(paths) => std::env::split_paths(&paths).collect(),
+        None => std::env::home_dir().map(|home| home.join(".kube/config")).into_iter().collect(),
+    }
+}
+
+/// The files whose contents are part of a cluster and a user.
+fn named_files(cluster: &Cluster, user: &AuthInfo) -> Vec<PathBuf> {
+    [&cluster.certificate_authority, &user.client_certificate, &user.client_key, &user.token_file]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::from)
+        .collect()
+}
+
+fn fingerprint(cluster: &Cluster, user: &AuthInfo, files: &[PathBuf]) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    // What cannot be written as JSON was not read from a kubeconfig either.
+    digest.update(serde_json::to_vec(&(cluster, user)).unwrap_or_default());
+    for file in files {
+        let content = std::fs::read(file).unwrap_or_default();
+        digest.update(content.len().to_be_bytes());
+        digest.update(content);
+    }
+    digest.finalize().into()
 }
 
 /// The names that the flags and the kubeconfig agree on.

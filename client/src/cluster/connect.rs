@@ -1,18 +1,12 @@
-//! The client of the API server, made by `relay-transport`, and made again before its credentials expire.
+//! Credentials and clients from the kubeconfig as it is now: made at the start, and again when something changed.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, time::SystemTime};
 
-use http::{Request, Response, StatusCode};
-use jiff::Timestamp;
-use kube::{Client, Config, client::Body};
-use relay_transport::connect::{self, Proxy, ProxyError};
-use tokio::sync::Mutex;
-use tower::{BoxError, service_fn};
+use kube::Client;
+use relay_transport::connect::{self, Credentials, Proxy, ProxyError};
 
-use super::config::ClusterConfig;
-
-/// Credentials are renewed so long before they expire.
-const RENEW_BEFORE: Duration = Duration::from_secs(60);
+use super::config::{ClusterConfig, ConfigError};
+use crate::cli::args::ClusterArgs;
 
 /// No client can be made of the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -28,80 +22,93 @@ pub enum ConnectError {
     Thread,
 }
 
-/// A client whose copies stay usable for ever: a client certificate from an exec plugin is asked for again before it
-/// expires, and after the API server refused it.
-///
-/// # Errors
-/// When no first client can be made.
-pub async fn client(config: &ClusterConfig) -> Result<Client, ConnectError> {
-    let proxy = Proxy::choose(config.proxy_url.as_deref(), &config.kube.cluster_url, |name| {
-        std::env::var(name).ok()
-    })?;
-    let namespace = config.kube.default_namespace.clone();
-    let renewing = config.kube.auth_info.exec.is_some();
-    let source = Source { config: config.kube.clone(), proxy };
-    let first = source.make().await?;
-    if !renewing {
-        return Ok(first);
-    }
-    let current =
-        Arc::new(Renewing { source, current: Mutex::new(Generation { client: first, refused: false }) });
-    let service = service_fn(move |request: Request<Body>| {
-        let current = Arc::clone(&current);
-        async move { current.send(request).await }
-    });
-    Ok(Client::new(service, namespace))
-}
-
-#[derive(Clone)]
-struct Source {
-    config: Config,
+/// What a client is made of.
+pub(super) struct Material {
+    pub(super) credentials: Credentials,
     proxy: Option<Proxy>,
 }
 
-impl Source {
-    /// Beside the runtime's threads: a plugin may wait for a person to log in.
-    async fn make(&self) -> Result<Client, ConnectError> {
-        let this = self.clone();
+impl Material {
+    /// Runs the credential plugin, if there is one, beside the runtime's threads: it may wait for a person to log in.
+    pub(super) async fn obtain(config: &ClusterConfig) -> Result<Self, ConnectError> {
+        let environment = |name: &str| std::env::var(name).ok();
+        let proxy = Proxy::choose(config.proxy_url.as_deref(), &config.kube.cluster_url, environment)?;
+        let kube = config.kube.clone();
         let runtime = tokio::runtime::Handle::current();
-        let made = tokio::task::spawn_blocking(move || {
+        let obtained = tokio::task::spawn_blocking(move || {
             let _context = runtime.enter();
-            connect::client(this.config, this.proxy.as_ref())
+            Credentials::obtain(kube)
         });
-        Ok(made.await.map_err(|_| ConnectError::Thread)??)
+        let credentials = obtained.await.map_err(|_| ConnectError::Thread)??;
+        Ok(Self { credentials, proxy })
+    }
+
+    /// A client with connections of its own.
+    pub(super) fn client(&self) -> Result<Client, ConnectError> {
+        Ok(self.credentials.client(self.proxy.as_ref())?)
     }
 }
 
-struct Generation {
-    client: Client,
-    refused: bool,
+/// A kubeconfig that is read again when its files have changed.
+pub(super) struct Source {
+    args: ClusterArgs,
+    pub(super) config: ClusterConfig,
+    seen: Vec<Option<Stamp>>,
 }
 
-struct Renewing {
-    source: Source,
-    current: Mutex<Generation>,
+/// What tells two states of a file apart without reading it.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    len: u64,
+    /// A file that is moved into place may keep the time and the length of the one before.
+    #[cfg(unix)]
+    inode: u64,
 }
 
-impl Renewing {
-    async fn send(&self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
-        let response = self.current().await?.send(request).await?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            self.current.lock().await.refused = true;
-        }
-        Ok(response)
+impl Source {
+    pub(super) fn new(args: &ClusterArgs, config: ClusterConfig) -> Self {
+        // The run stays with its context, whatever becomes the current one.
+        let args = ClusterArgs { context: config.context.clone(), ..args.clone() };
+        let seen = stamps(&config.files);
+        Self { args, config, seen }
     }
 
-    async fn current(&self) -> Result<Client, BoxError> {
-        let mut current = self.current.lock().await;
-        let stale = current.client.valid_until().is_some_and(|at| at <= Timestamp::now() + RENEW_BEFORE);
-        if stale || current.refused {
-            match self.source.make().await {
-                Ok(client) => *current = Generation { client, refused: false },
-                // What is at hand may be good for some seconds more.
-                Err(error) if !current.refused => tracing::warn!(%error, "cannot renew the credentials"),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(current.client.clone())
+    /// Whether a file is not as it was when it was read. A few system calls.
+    pub(super) fn changed(&self) -> bool {
+        stamps(&self.config.files) != self.seen
     }
+
+    /// Reads again. Says whether that makes a difference to a client.
+    ///
+    /// # Errors
+    /// The kubeconfig cannot be used, for instance because it is being written; what was read before stays.
+    pub(super) async fn reload(&mut self) -> Result<bool, ConfigError> {
+        // Before the content, so that a change in between is seen the next time.
+        let seen = stamps(&self.config.files);
+        let config = ClusterConfig::load(&self.args).await?;
+        let differs = config.fingerprint != self.config.fingerprint;
+        self.seen = if config.files == self.config.files { seen } else { stamps(&config.files) };
+        self.config = config;
+        Ok(differs)
+    }
+
+    /// Whether asking again may give other credentials though no file has changed.
+    pub(super) fn has_plugin(&self) -> bool {
+        let user = &self.config.kube.auth_info;
+        user.exec.is_some() || user.auth_provider.is_some()
+    }
+}
+
+fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
+    let stamp = |file: &PathBuf| {
+        let metadata = std::fs::metadata(file).ok()?;
+        Some(Stamp {
+            modified: metadata.modified().ok(),
+            len: metadata.len(),
+            #[cfg(unix)]
+            inode: std::os::unix::fs::MetadataExt::ino(&metadata),
+        })
+    };
+    files.iter().map(stamp).collect()
 }

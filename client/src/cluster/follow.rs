@@ -11,7 +11,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::api::{ApiError, Call};
+use super::{
+    access::Access,
+    api::{ApiError, Call},
+};
 
 /// The first pause after a failed list or watch; doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -46,9 +49,9 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     /// Starts following. `call` is what a refusal is reported as; its verb is set to the one that was refused.
-    pub fn start(api: Api<K>, config: watcher::Config, call: Call) -> Self {
+    pub fn start(access: &Access, api: Api<K>, config: watcher::Config, call: Call) -> Self {
         let (sender, snapshots) = watch::channel(Snapshot::default());
-        let task = tokio::spawn(follow(api, config, call, sender));
+        let task = tokio::spawn(follow(access.renewals(), api, config, call, sender));
         Self { snapshots, _task: AbortOnDropHandle::new(task) }
     }
 
@@ -88,8 +91,13 @@ where
     }
 }
 
-async fn follow<K>(api: Api<K>, config: watcher::Config, call: Call, sender: watch::Sender<Snapshot<K>>)
-where
+async fn follow<K>(
+    mut renewals: watch::Receiver<u64>,
+    api: Api<K>,
+    config: watcher::Config,
+    call: Call,
+    sender: watch::Sender<Snapshot<K>>,
+) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let mut events = std::pin::pin!(watcher(api, config));
@@ -102,8 +110,11 @@ where
                 let Some(error) = watch_error(&call, error) else { continue };
                 tracing::debug!(%error, "watch failed");
                 sender.send_modify(|snapshot| snapshot.error = Some(error));
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                    // The path is back, or the address is another one.
+                    Ok(()) = renewals.changed() => pause = FIRST_PAUSE,
+                }
                 continue;
             }
         };

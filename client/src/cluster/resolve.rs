@@ -13,11 +13,12 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
-use kube::{Api, Client, core::DynamicObject, runtime::watcher};
+use kube::{Api, core::DynamicObject, runtime::watcher};
 use relay_protocol::header::{Address, HostName, Protocol};
 use serde_json::Value;
 
 use super::{
+    access::Access,
     api::{ApiError, Call, made},
     discovery,
     follow::Follow,
@@ -111,7 +112,7 @@ impl ResolveError {
 #[derive(Clone)]
 pub struct Resolver {
     /// How to ask.
-    pub client: Client,
+    pub access: Access,
     /// Where the targets are.
     pub namespace: String,
     /// `--request-timeout`.
@@ -138,7 +139,7 @@ impl Resolver {
 
     async fn node(&self, spec: &TargetSpec, name: &str) -> Result<Vec<Forward>, ResolveError> {
         let call = Call::cluster_wide("get", "", "nodes").on(name);
-        let api: Api<Node> = Api::all(self.client.clone());
+        let api: Api<Node> = Api::all(self.access.client());
         let node = made(call, self.request_timeout, api.get(name)).await?;
         let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
         let ip = addresses
@@ -151,7 +152,7 @@ impl Resolver {
 
     async fn service(&self, spec: &TargetSpec, name: &str) -> Result<Vec<Forward>, ResolveError> {
         let call = Call::new("get", "", "services", &self.namespace).on(name);
-        let api: Api<Service> = Api::namespaced(self.client.clone(), &self.namespace);
+        let api: Api<Service> = Api::namespaced(self.access.client(), &self.namespace);
         let service = made(call, self.request_timeout, api.get(name)).await?.spec.unwrap_or_default();
         let known = ports::of_service(service.ports.as_ref());
 
@@ -188,10 +189,10 @@ impl Resolver {
         for port in &spec.ports {
             ports::select(&spec.typed, port, known, false)?;
         }
-        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &self.namespace);
+        let api: Api<EndpointSlice> = Api::namespaced(self.access.client(), &self.namespace);
         let config = watcher::Config::default().labels(&format!("kubernetes.io/service-name={name}"));
         let call = Call::new("list", "discovery.k8s.io", "endpointslices", &self.namespace);
-        let follow = Arc::new(Follow::start(api, config, call));
+        let follow = Arc::new(Follow::start(&self.access, api, config, call));
         let snapshot = follow.synced().await?;
         Ok(each_port(spec, |port| {
             let mut selected = ports::select(&spec.typed, port, known, false)?;
@@ -217,7 +218,7 @@ impl Resolver {
     async fn pod(&self, spec: &TargetSpec, name: &str) -> Result<Vec<Forward>, ResolveError> {
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let call = Call::new("list", "", "pods", &self.namespace).on(name);
-        let follow = Arc::new(Follow::start(self.pods(), config, call.clone()));
+        let follow = Arc::new(Follow::start(&self.access, self.pods(), config, call.clone()));
         let snapshot = follow.synced().await?;
         let Some(pod) = snapshot.objects.get(name) else {
             return Err(ApiError::NotFound { call }.into());
@@ -241,7 +242,7 @@ impl Resolver {
         kind: &Kind,
         name: &str,
     ) -> Result<Vec<Forward>, ResolveError> {
-        let client = self.client.clone();
+        let client = self.access.client();
         let served = discovery::served(&client, kind, self.request_timeout)
             .await?
             .ok_or_else(|| ResolveError::NoKind(kind.clone()))?;
@@ -257,7 +258,7 @@ impl Resolver {
 
         let config = watcher::Config::default().labels(&selector);
         let call = Call::new("list", "", "pods", &self.namespace);
-        let follow = Arc::new(Follow::start(self.pods(), config, call));
+        let follow = Arc::new(Follow::start(&self.access, self.pods(), config, call));
         follow.synced().await?;
         let template = object.data.pointer("/spec/template/spec").cloned();
         let pod_spec = match template.and_then(|spec| serde_json::from_value::<PodSpec>(spec).ok()) {
@@ -306,7 +307,7 @@ impl Resolver {
     }
 
     fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.client.clone(), &self.namespace)
+        Api::namespaced(self.access.client(), &self.namespace)
     }
 }
 

@@ -37,7 +37,7 @@ async fn resolve_denied(target: &str, denied: &'static str, verb: &'static str, 
         )
     });
     let resolver = Resolver {
-        client,
+        access: client.into(),
         namespace: "dev".into(),
         request_timeout: Duration::ZERO,
         pod_timeout: Duration::from_secs(1),

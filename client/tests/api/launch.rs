@@ -53,11 +53,11 @@ pub(crate) fn launcher(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (L
     let err = Captured::default();
     let args = Args::try_parse_from(["kubectl-relay", "x", "1"]).unwrap();
     let launcher = Launcher {
-        client: client.clone(),
+        access: client.clone().into(),
         namespace: "dev".into(),
         settings: Settings::from_args(args).unwrap().agent,
         owner: Owner::new("jane", "laptop", "dev"),
-        jobs: Jobs::new(client, "dev", Duration::ZERO),
+        jobs: Jobs::new(&client.into(), "dev", Duration::ZERO),
         timeout: Duration::from_secs(60),
         output: Arc::new(Output::to(false, 0, Box::new(std::io::sink()), Box::new(err.clone()))),
     };

@@ -1,6 +1,7 @@
 //! The plugin's dealings with the API server, against one that answers as told.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod access;
 mod denied;
 mod fake;
 mod launch;

@@ -26,7 +26,7 @@ async fn resolve(
 ) -> Result<Vec<Forward>, ResolveError> {
     let (client, _) = server(answer);
     let resolver = Resolver {
-        client,
+        access: client.into(),
         namespace: "dev".into(),
         request_timeout: Duration::ZERO,
         pod_timeout: Duration::from_secs(60),
