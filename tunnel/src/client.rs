@@ -11,7 +11,7 @@ use relay_protocol::pool::Pool;
 use relay_protocol::session::{Config, OpenError, Session as Core};
 use relay_protocol::{Header, Status};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -25,6 +25,8 @@ use crate::stream::TunnelStream;
 const TICK: Duration = Duration::from_secs(1);
 /// Time limit for one dial, hello and welcome included.
 const ATTEMPT: Duration = Duration::from_secs(10);
+/// An attempt that took this long is given up for a new one when the network has changed.
+const STALE: Duration = Duration::from_secs(3);
 /// Refusals that may pass (a starting API server refuses everybody) are final after this long of nothing else.
 const FINAL_AFTER: Duration = Duration::from_secs(15);
 /// For this long attempts follow each other within [`SOON`], later within [`LATER`].
@@ -135,6 +137,8 @@ pub enum State {
         reason: String,
         /// The agent itself is gone.
         gone: bool,
+        /// The API server refused every attempt for so long that it means it.
+        refused: bool,
     },
 }
 
@@ -143,6 +147,7 @@ pub enum State {
 pub struct Session {
     shared: Arc<Shared>,
     state: watch::Receiver<State>,
+    probe: Arc<Notify>,
 }
 
 impl Session {
@@ -159,6 +164,7 @@ impl Session {
             });
         }
         tokio::spawn(shared.clone().run_timer());
+        let probe = Arc::new(Notify::new());
         let manager = Manager {
             shared: shared.clone(),
             dialer: Arc::new(Mutex::new(dialer)),
@@ -169,12 +175,14 @@ impl Session {
             fatal_since: None,
             reason: None,
             gone: false,
+            refused: false,
+            probe: probe.clone(),
             welcomed: false,
             draining: None,
             failures: 0,
         };
         tokio::spawn(manager.run());
-        (Self { shared, state: state.clone() }, state)
+        (Self { shared, state: state.clone(), probe }, state)
     }
 
     /// How the session does.
@@ -241,6 +249,18 @@ impl Session {
         self.shared.stop.cancel();
     }
 
+    /// Something about the network has changed: asks every lane for a sign of life, and dials at once where there is
+    /// none. Silence so far still counts, so it may be called as often as one likes.
+    pub fn probe(&self) {
+        self.shared.with(|state, _| state.session.probe());
+        self.probe.notify_one();
+    }
+
+    /// Waits until the session has no streams or has ended.
+    pub async fn idle(&self) {
+        self.shared.idle().await;
+    }
+
     /// Gives the session up without a word: its agent is known to be gone.
     pub fn abandon(&self, reason: &str) {
         self.shared.with(|state, _| state.session.abandon(Status::AgentLost, reason));
@@ -269,6 +289,8 @@ struct Manager<D: Dialer> {
     fatal_since: Option<Instant>,
     reason: Option<String>,
     gone: bool,
+    refused: bool,
+    probe: Arc<Notify>,
     welcomed: bool,
     draining: Option<Duration>,
     failures: u32,
@@ -289,8 +311,10 @@ impl<D: Dialer> Manager<D> {
         let mut sleep_watch = SleepWatch::new(TICK);
         let mut next = Instant::now();
         let mut attempt = None;
+        let mut began = next;
         while self.shared.peek(Core::ended).is_none() {
             if attempt.is_none() && next <= Instant::now() && self.wants_lane() {
+                began = Instant::now();
                 attempt = Some(Box::pin(connect::<D>(self.shared.clone(), self.dialer.clone())));
             }
             tokio::select! {
@@ -308,6 +332,16 @@ impl<D: Dialer> Manager<D> {
                         next = Instant::now();
                         self.failures = 0;
                         self.fatal_since = None;
+                    }
+                }
+                () = self.probe.notified() => {
+                    if !self.connected {
+                        next = Instant::now();
+                        self.failures = 0;
+                    }
+                    // What has been under way for so long may hang on what has changed.
+                    if began.elapsed() >= STALE {
+                        attempt = None;
                     }
                 }
                 () = self.shared.attention() => {}
@@ -350,7 +384,7 @@ impl<D: Dialer> Manager<D> {
         self.fatal_since = error.fatal.then(|| self.fatal_since.unwrap_or(now));
         let is_final =
             self.fatal_since.is_some_and(|since| !self.welcomed || now.duration_since(since) >= FINAL_AFTER);
-        self.gone = error.gone;
+        (self.gone, self.refused) = (error.gone, error.fatal && !error.gone && is_final);
         if error.gone || is_final {
             self.shared.with(|state, _| state.session.abandon(Status::AgentLost, &error.message));
         }
@@ -388,6 +422,7 @@ impl<D: Dialer> Manager<D> {
             State::Lost {
                 reason: reason.unwrap_or_else(|| "the session has ended".to_owned()),
                 gone: self.gone,
+                refused: self.refused,
             }
         } else if let Some(grace) = self.draining {
             State::Draining { grace }

@@ -97,6 +97,13 @@ impl Session {
         self.renew = !self.lanes.is_empty();
     }
 
+    /// Asks every lane for a sign of life. Other than after sleep, silence so far still counts.
+    pub fn probe(&mut self) {
+        for lane in &mut self.lanes {
+            lane.ping_due |= lane.ping_out.is_none() && lane.closing != Closing::Sent;
+        }
+    }
+
     /// Whether any lane is under suspicion or none is left: the program's user is told that it reconnects.
     pub fn is_connected(&self) -> bool {
         self.instance.is_some() && self.lanes.iter().any(|lane| !lane.suspect)
