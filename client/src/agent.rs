@@ -1,9 +1,11 @@
 //! The agent's life in the cluster: its Job, what goes wrong with it, and the session that is tied to its pod.
 
 pub mod diagnosis;
+pub mod farewell;
 pub mod identity;
 pub mod jobs;
 pub mod launch;
+mod outage;
 pub mod patch;
 pub mod spec;
 pub mod supervisor;

@@ -1,15 +1,20 @@
 //! How a session gets one more lane: a port-forward to the agent's pod through the API server.
 
+use std::time::Duration;
+
 use kube::Client;
 use relay_transport::{Connection, DialError as TransportError, Mode, PortForward, ReadHalf, WriteHalf};
 use relay_tunnel::{DialError, Dialer, LaneIo};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     agent::{launch::LaunchError, spec::AGENT_PORT},
     cli::args::TransportArg,
     cluster::rbac::role_for,
 };
+
+/// How long one dial may take: less than the session gives an attempt, so that it is known what took so long.
+const LIMIT: Duration = Duration::from_secs(8);
 
 /// Dials lanes to one agent.
 pub struct LaneDialer {
@@ -43,8 +48,8 @@ impl Dialer for LaneDialer {
     type Io = Lane;
 
     async fn dial(&mut self) -> Result<Lane, DialError> {
-        let dialled =
-            PortForward::dial(&self.client, &self.namespace, &self.pod, AGENT_PORT, self.mode).await;
+        let dialling = PortForward::dial(&self.client, &self.namespace, &self.pod, AGENT_PORT, self.mode);
+        let dialled = timeout(LIMIT, dialling).await.unwrap_or(Err(TransportError::TimedOut(LIMIT)));
         match dialled {
             Ok((connection, negotiated)) => {
                 tracing::info!(?negotiated, pod = self.pod, "lane dialled");
@@ -79,6 +84,30 @@ impl LaneIo for Lane {
 
     fn into_halves(self) -> (Self::Read, Self::Write) {
         self.0.into_split()
+    }
+}
+
+/// Whether a failed dial may mean that the agent's node is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeAway {
+    /// It says nothing about the node.
+    No,
+    /// Nothing answered: the API server may wait for the node, or be away itself.
+    Perhaps,
+    /// The API server says that it does not reach the node.
+    Yes,
+}
+
+/// What a failed dial says about the agent's node.
+pub fn node_away(error: &TransportError) -> NodeAway {
+    match error {
+        TransportError::UpgradeRefused { status, body }
+            if status.is_server_error() && body.contains("error dialing backend") =>
+        {
+            NodeAway::Yes
+        }
+        TransportError::TimedOut(_) => NodeAway::Perhaps,
+        _ => NodeAway::No,
     }
 }
 

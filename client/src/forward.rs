@@ -1,5 +1,6 @@
 //! From local sockets to the session: where to, over what, and what to do while there is nothing yet.
 
+mod early;
 pub mod listen;
 pub mod tcp;
 pub mod udp;
@@ -72,6 +73,9 @@ pub enum NotForwarded {
     /// The target is gone for ever.
     #[error("{0}")]
     Gone(String),
+    /// The run is over.
+    #[error("the relay is ending")]
+    Ending,
     /// The session refuses.
     #[error("{0}")]
     Refused(Status),
@@ -104,37 +108,30 @@ impl Relay {
         };
         let opened = timeout_at(deadline, async {
             loop {
-                let session = session(&mut current).await;
+                let session = session(&mut current).await?;
                 match open(session, header.clone()).await {
+                    Ok(opened) => return Ok(opened),
                     // No byte went out: another session may take it.
-                    Err(Status::AgentLost | Status::ShuttingDown) => replaced(&mut current).await,
-                    other => return other,
+                    Err(Status::AgentLost | Status::ShuttingDown) => {
+                        current.changed().await.map_err(|_| NotForwarded::Ending)?;
+                    }
+                    Err(status) => return Err(NotForwarded::Refused(status)),
                 }
             }
         });
         match opened.await {
-            Ok(Ok(opened)) => Ok((opened, destination)),
-            Ok(Err(status)) => Err(NotForwarded::Refused(status)),
+            Ok(opened) => Ok((opened?, destination)),
             Err(_) => Err(NotForwarded::Waited("the agent was not reached")),
         }
     }
 }
 
-async fn session(current: &mut watch::Receiver<Current>) -> Session {
-    loop {
-        if let Current::Session { session, .. } = &*current.borrow_and_update() {
-            return session.clone();
-        }
-        if current.changed().await.is_err() {
-            // The run is ending, and with it this wait.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// Waits for another session than the one that has just refused.
-async fn replaced(current: &mut watch::Receiver<Current>) {
-    if current.changed().await.is_err() {
-        std::future::pending::<()>().await;
+/// Waits for a session with which traffic flows: what is down takes nothing new, so that nobody waits longer for it
+/// than they were told.
+async fn session(current: &mut watch::Receiver<Current>) -> Result<Session, NotForwarded> {
+    let ready = current.wait_for(Current::is_ready).await.map_err(|_| NotForwarded::Ending)?;
+    match &*ready {
+        Current::Session { session, .. } => Ok(session.clone()),
+        Current::Starting => Err(NotForwarded::Ending),
     }
 }

@@ -8,6 +8,7 @@ pub mod dial_failure;
 pub mod dialer;
 pub mod error;
 pub mod forward;
+pub mod network;
 pub mod output;
 pub mod port;
 pub mod run;

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::{Timestamp, Unit};
 use relay_protocol::{Status, header::Protocol};
 use serde::Serialize;
 
@@ -37,21 +38,41 @@ pub enum RelayState {
     Connecting,
     /// Traffic flows.
     Ready {
-        /// Not for the first time.
-        again: bool,
+        /// How long it did not; `None` for the first time.
+        down: Option<Duration>,
     },
     /// The connection is lost; open connections wait for it to come back.
     Reconnecting {
+        /// Since when nothing works.
+        since: Timestamp,
         /// Why.
         reason: String,
     },
     /// The agent is asked to end; a new one is started.
     Draining,
-    /// The agent is gone with its connections; a new one is started.
-    AgentLost {
+    /// The API server does not reach the agent's node; open connections wait, a new agent is started for new ones.
+    Unreachable {
+        /// Since when nothing works.
+        since: Timestamp,
         /// Why.
         reason: String,
     },
+    /// The agent is gone with its connections; a new one is started.
+    AgentLost {
+        /// Since when nothing works.
+        since: Timestamp,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Which side ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The local program.
+    Local,
+    /// The target, the agent, or the relay itself: the status tells.
+    Remote,
 }
 
 /// The terminal.
@@ -87,7 +108,19 @@ enum Event<'a> {
     State {
         state: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
+        since: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        down_seconds: Option<f64>,
+    },
+    Stream {
+        target: &'a str,
+        status: u8,
+        reason: String,
+        by: &'a str,
+        sent: u64,
+        received: u64,
     },
     Note {
         message: &'a str,
@@ -148,29 +181,61 @@ impl Output {
 
     /// A change of the relay's state.
     pub fn state(&self, state: &RelayState) {
-        let (word, reason) = match state {
+        let (word, why) = match state {
             RelayState::Connecting => ("connecting", None),
             RelayState::Ready { .. } => ("ready", None),
-            RelayState::Reconnecting { reason } => ("reconnecting", Some(reason.as_str())),
+            RelayState::Reconnecting { since, reason } => ("reconnecting", Some((since, reason))),
             RelayState::Draining => ("draining", None),
-            RelayState::AgentLost { reason } => ("agentLost", Some(reason.as_str())),
+            RelayState::Unreachable { since, reason } => ("unreachable", Some((since, reason))),
+            RelayState::AgentLost { since, reason } => ("agentLost", Some((since, reason))),
         };
-        self.event(|| Event::State { state: word, reason });
+        let down = match state {
+            RelayState::Ready { down } => *down,
+            _ => None,
+        };
+        self.event(|| Event::State {
+            state: word,
+            since: why.map(|(since, _)| since.to_string()),
+            reason: why.map(|(_, reason)| reason.as_str()),
+            down_seconds: down.map(|down| (down.as_secs_f64() * 1000.0).round() / 1000.0),
+        });
         let text = match state {
             RelayState::Connecting if self.verbosity < 2 => return,
             RelayState::Connecting => "connecting".to_owned(),
             // The first time, the Forwarding lines say it.
-            RelayState::Ready { again: false } => return,
-            RelayState::Ready { again: true } => "ready".to_owned(),
-            RelayState::Reconnecting { reason } => {
-                format!("reconnecting: {reason}; open connections are kept")
+            RelayState::Ready { down: None } => return,
+            RelayState::Ready { down: Some(down) } => {
+                format!("ready again after {:.1} s", down.as_secs_f64())
+            }
+            RelayState::Reconnecting { since, reason } => {
+                format!("reconnecting since {}: {reason}; open connections are kept", clock(*since))
             }
             RelayState::Draining => "the agent is asked to end; starting another one".to_owned(),
-            RelayState::AgentLost { reason } => {
-                format!("agent lost: {reason}; its connections are reset, starting another one")
-            }
+            RelayState::Unreachable { since, reason } => format!(
+                "agent not reached since {}: {reason}; open connections are kept, starting another agent for new ones",
+                clock(*since)
+            ),
+            RelayState::AgentLost { since, reason } => format!(
+                "agent lost, down since {}: {reason}; its connections are reset, starting another one",
+                clock(*since)
+            ),
         };
         self.stderr(&text);
+    }
+
+    /// A connection that ended otherwise than well. The terminal is not told of each: a program knows its own.
+    pub fn stream_ended(&self, target: &str, status: Status, by: EndedBy, sent: u64, received: u64) {
+        self.event(|| Event::Stream {
+            target,
+            status: status.as_u8(),
+            reason: status.to_string(),
+            by: match by {
+                EndedBy::Local => "local",
+                EndedBy::Remote => "remote",
+            },
+            sent,
+            received,
+        });
     }
 
     /// Something worth knowing.
@@ -237,7 +302,7 @@ impl Output {
         if !self.json {
             return;
         }
-        let stamped = Stamped { time: jiff::Timestamp::now().to_string(), event: event() };
+        let stamped = Stamped { time: Timestamp::now().to_string(), event: event() };
         // Strings and numbers always make JSON.
         if let Ok(line) = serde_json::to_string(&stamped) {
             self.stdout(&line);
@@ -262,6 +327,11 @@ impl Output {
         // There is nowhere left to report this to.
         let _ = writeln!(sink.stderr, "{text}").and_then(|()| sink.stderr.flush());
     }
+}
+
+/// A time for people, to the second.
+fn clock(time: Timestamp) -> String {
+    time.round(Unit::Second).unwrap_or(time).to_string()
 }
 
 /// A message with its hint below.
@@ -336,7 +406,10 @@ pub(crate) mod tests {
         let (output, out, err) = captured(true);
         output.state(&RelayState::Connecting);
         output.forwarding(&line("127.0.0.1:8080", 80, Protocol::Tcp));
-        output.state(&RelayState::Reconnecting { reason: "no answer".into() });
+        let since = "2030-01-01T12:00:00.25Z".parse().unwrap();
+        output.state(&RelayState::Reconnecting { since, reason: "no answer".into() });
+        output.state(&RelayState::Ready { down: Some(Duration::from_millis(3210)) });
+        output.stream_ended("svc/web", Status::AgentLost, EndedBy::Remote, 7, 9);
         output.error("broken", Some("mend it"));
         let events: Vec<serde_json::Value> = out
             .text()
@@ -355,8 +428,19 @@ pub(crate) mod tests {
                 serde_json::json!({"event": "state", "state": "connecting"}),
                 serde_json::json!({"event": "forwarding", "target": "svc/web", "address": "127.0.0.1", "port": 8080,
                                    "remotePort": 80, "protocol": "tcp"}),
-                serde_json::json!({"event": "state", "state": "reconnecting", "reason": "no answer"}),
+                serde_json::json!({"event": "state", "state": "reconnecting", "since": "2030-01-01T12:00:00.25Z",
+                                   "reason": "no answer"}),
+                serde_json::json!({"event": "state", "state": "ready", "downSeconds": 3.21}),
+                serde_json::json!({"event": "stream", "target": "svc/web", "status": 13, "reason": "agent lost",
+                                   "by": "remote", "sent": 7, "received": 9}),
                 serde_json::json!({"event": "error", "message": "broken", "hint": "mend it"}),
+            ]
+        );
+        assert_eq!(
+            err.text().lines().take(2).collect::<Vec<_>>(),
+            [
+                "reconnecting since 2030-01-01T12:00:00Z: no answer; open connections are kept",
+                "ready again after 3.2 s"
             ]
         );
         assert!(err.text().ends_with("error: broken\nhint: mend it\n"));

@@ -11,7 +11,7 @@ use crate::{
         identity::Owner,
         jobs::Jobs,
         launch::Launcher,
-        supervisor::{Current, Supervisor},
+        supervisor::{Current, Supervised, Supervisor},
     },
     cli::settings::Settings,
     cluster::{
@@ -25,6 +25,7 @@ use crate::{
         listen::{Bound, bind},
         tcp, udp,
     },
+    network,
     output::{ForwardLine, Output},
     signals::Signals,
 };
@@ -72,17 +73,21 @@ pub async fn run(settings: Settings, output: Arc<Output>) -> Result<(), Error> {
 #[derive(Clone)]
 struct Held {
     jobs: Jobs,
-    current: watch::Receiver<Current>,
+    supervised: Supervised,
     tasks: TaskTracker,
 }
 
 impl Held {
     async fn clean_up(self, output: &Output) -> Result<(), Error> {
-        let current = self.current.borrow().clone();
+        let current = self.supervised.current.borrow().clone();
         let goodbye = async {
-            if let Current::Session { session, .. } = current {
-                let _ = timeout(GOODBYE * 2, session.close(GOODBYE)).await;
-            }
+            let session = async {
+                if let Current::Session { session, .. } = current {
+                    session.close(GOODBYE).await;
+                }
+            };
+            let all = async { tokio::join!(session, self.supervised.leaving.close(GOODBYE)) };
+            let _ = timeout(GOODBYE * 2, all).await;
             self.tasks.close();
             let _ = timeout(LAST_RESETS, self.tasks.wait()).await;
         };
@@ -152,10 +157,10 @@ async fn forward_all(
         timeout: settings.pod_running_timeout,
         output: Arc::clone(&output),
     };
-    let (supervisor, current, was_ready) =
-        Supervisor::new(launcher, settings.session.clone(), Arc::clone(&output));
+    let (supervisor, supervised) = Supervisor::new(launcher, settings.session.clone(), network::changes());
     let tasks = TaskTracker::new();
-    cleanup.send_replace(Some(Held { jobs: jobs.clone(), current: current.clone(), tasks: tasks.clone() }));
+    let Supervised { current, was_ready, .. } = supervised.clone();
+    cleanup.send_replace(Some(Held { jobs: jobs.clone(), supervised, tasks: tasks.clone() }));
 
     let relay = Relay { current, connect_wait: settings.connect_wait, output: Arc::clone(&output), tasks };
     let serving = serve(&forwards, listeners, &relay);

@@ -57,8 +57,8 @@ async fn session() -> Session {
             match incoming {
                 Incoming::Stream(stream) if stream.header().port == 1 => stream.reset(Status::Refused),
                 Incoming::Stream(stream) => {
-                    stream.accept();
                     tokio::spawn(async move {
+                        stream.accept().await.unwrap();
                         let (mut read, mut write) = tokio::io::split(stream);
                         tokio::io::copy(&mut read, &mut write).await.unwrap();
                         write.shutdown().await.unwrap();
@@ -163,4 +163,51 @@ async fn two_hundred_udp_peers_each_get_their_own_answers() {
         let (length, from) = timeout(SOON, socket.recv_from(&mut answer)).await.unwrap().unwrap();
         assert_eq!((&answer[..length], from), (&number.to_be_bytes()[..], forwarding.local));
     }
+}
+
+#[tokio::test]
+async fn udp_goes_on_with_the_next_agent_from_the_same_local_socket() {
+    let forwarding = forwarding(Protocol::Udp, 53, SOON);
+    let first = session().await;
+    forwarding.current.send_replace(Current::Session { session: first.clone(), ready: true });
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(forwarding.local).await.unwrap();
+    let mut answer = [0; 16];
+    socket.send(b"one").await.unwrap();
+    assert_eq!(timeout(SOON, socket.recv(&mut answer)).await.unwrap().unwrap(), 3);
+
+    forwarding.current.send_replace(Current::Starting);
+    first.abandon("its pod was deleted");
+    socket.send(b"second").await.unwrap();
+    forwarding.current.send_replace(Current::Session { session: session().await, ready: true });
+    let length = timeout(SOON, socket.recv(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer[..length], b"second");
+}
+
+#[tokio::test]
+async fn while_the_path_is_down_a_new_connection_is_reset_after_its_wait() {
+    let forwarding = forwarding(Protocol::Tcp, 80, Duration::from_millis(200));
+    let session = session().await;
+    forwarding.current.send_replace(Current::Session { session: session.clone(), ready: false });
+    let started = std::time::Instant::now();
+    let mut waited = TcpStream::connect(forwarding.local).await.unwrap();
+    waited.write_all(b"into nothing?").await.unwrap();
+    let error = timeout(SOON, waited.read(&mut [0; 1])).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(started.elapsed() >= Duration::from_millis(200), "{:?}", started.elapsed());
+    assert!(started.elapsed() < SOON);
+
+    forwarding.current.send_replace(Current::Session { session, ready: true });
+    let mut next = TcpStream::connect(forwarding.local).await.unwrap();
+    next.write_all(b"x").await.unwrap();
+    assert_eq!(timeout(SOON, next.read_u8()).await.unwrap().unwrap(), b'x');
+}
+
+#[tokio::test]
+async fn connections_that_wait_are_reset_when_the_run_ends() {
+    let Forwarding { local, current } = forwarding(Protocol::Tcp, 80, SOON);
+    let mut socket = TcpStream::connect(local).await.unwrap();
+    drop(current);
+    let error = timeout(SOON, socket.read(&mut [0; 1])).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }

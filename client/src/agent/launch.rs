@@ -2,8 +2,9 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::{Api, runtime::watcher};
+use kube::{Api, api::ListParams, runtime::watcher};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -22,6 +23,9 @@ use crate::{
     },
     output::Output,
 };
+
+/// An API server that works answers a small question within this time.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// What a launch needs.
 #[derive(Clone)]
@@ -50,6 +54,8 @@ pub struct Running {
     pub pod: String,
     /// The pod's uid: a session is tied to it.
     pub uid: String,
+    /// Where it runs.
+    pub node: Option<String>,
     pods: Follow<Pod>,
 }
 
@@ -133,10 +139,19 @@ impl LaunchError {
         }
     }
 
+    /// Whether the API server said no. One that has just started says so for a few seconds without meaning it.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::PortForward { .. } | Self::Api(ApiError::Denied { .. } | ApiError::Unauthorized { .. })
+        )
+    }
+
     /// Whether trying again later may help without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Api(error) => error.is_transient(),
+            // A credential plugin may need the network that is away.
+            Self::Api(error) => error.is_transient() || matches!(error, ApiError::Credentials { .. }),
             Self::TimedOut { .. } | Self::Unreached { .. } => true,
             _ => false,
         }
@@ -144,13 +159,14 @@ impl LaunchError {
 }
 
 impl Launcher {
-    /// Starts an agent and waits until it runs. What was created is removed again when that fails.
+    /// Starts an agent and waits until it runs, on another node than `avoid` if there is one. What was created is
+    /// removed again when that fails.
     ///
     /// # Errors
     /// See [`LaunchError`].
-    pub async fn launch(&self) -> Result<Running, LaunchError> {
+    pub async fn launch(&self, avoid: Option<&str>) -> Result<Running, LaunchError> {
         let name = job_name()?;
-        let job = spec::job(&name, &self.namespace, &self.settings, &self.owner)?;
+        let job = spec::job(&name, &self.namespace, &self.settings, &self.owner, avoid)?;
         let pods = Follow::start(
             &self.access,
             Api::namespaced(self.access.client(), &self.namespace),
@@ -164,7 +180,7 @@ impl Launcher {
             self.wait(&pods, &events).await
         };
         match launched.await {
-            Ok((pod, uid)) => Ok(Running { job: name, pod, uid, pods }),
+            Ok(Placed { pod, uid, node }) => Ok(Running { job: name, pod, uid, node, pods }),
             Err(error) => {
                 let removed = tokio::time::timeout(Duration::from_secs(5), self.jobs.remove(&name)).await;
                 if let Ok(Err(remove)) = removed
@@ -177,6 +193,14 @@ impl Launcher {
         }
     }
 
+    /// Whether the API server answers now, whatever it says.
+    pub async fn is_answered(&self) -> bool {
+        let pods: Api<Pod> = Api::namespaced(self.access.client(), &self.namespace);
+        let list = ListParams::default().labels("job-name=").limit(1);
+        let answer = tokio::time::timeout(ANSWER, pods.list_metadata(&list)).await;
+        matches!(answer, Ok(Ok(_) | Err(kube::Error::Api(_))))
+    }
+
     fn events(&self, kind: &str, name: &str) -> Follow<Event> {
         Follow::start(
             &self.access,
@@ -187,11 +211,7 @@ impl Launcher {
         )
     }
 
-    async fn wait(
-        &self,
-        pods: &Follow<Pod>,
-        job_events: &Follow<Event>,
-    ) -> Result<(String, String), LaunchError> {
+    async fn wait(&self, pods: &Follow<Pod>, job_events: &Follow<Event>) -> Result<Placed, LaunchError> {
         let deadline = Instant::now() + self.timeout;
         let mut watch = Watch {
             pods: pods.subscribe(),
@@ -210,8 +230,11 @@ impl Launcher {
             let pod = snapshot.objects.values().next().cloned();
             let state = pod.as_deref().map(diagnosis::of_pod);
             if let (Some(PodState::Running), Some(pod)) = (&state, &pod) {
-                let name = pod.metadata.name.clone().unwrap_or_default();
-                return Ok((name, pod.metadata.uid.clone().unwrap_or_default()));
+                return Ok(Placed {
+                    pod: pod.metadata.name.clone().unwrap_or_default(),
+                    uid: pod.metadata.uid.clone().unwrap_or_default(),
+                    node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+                });
             }
             if pod_events.is_none()
                 && let Some(name) = pod.as_ref().and_then(|pod| pod.metadata.name.as_deref())
@@ -241,6 +264,13 @@ impl Launcher {
             }
         }
     }
+}
+
+/// A pod that runs.
+struct Placed {
+    pod: String,
+    uid: String,
+    node: Option<String>,
 }
 
 struct Watch {
@@ -312,6 +342,26 @@ impl Running {
             PodState::Ending => Some(Fate::Ending),
             PodState::Ended(trouble) => Some(Fate::Gone(trouble.what)),
             PodState::Running | PodState::Waiting(_) => None,
+        }
+    }
+
+    /// Whether the cluster holds the pod for not ready, or it should have ended by now: with an agent that is not
+    /// reached, the sign that its node is gone. Its object stays for minutes, or for ever.
+    pub fn is_given_up(&self, now: Timestamp) -> bool {
+        let snapshot = self.pods.snapshot();
+        let Some(pod) = snapshot.objects.get(&self.pod) else { return snapshot.synced };
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
+        let mut conditions = conditions.unwrap_or_default().iter();
+        // The time of the deletion is that of the end of the grace.
+        let overdue = pod.metadata.deletion_timestamp.as_ref().is_some_and(|time| time.0 < now);
+        overdue || conditions.any(|condition| condition.type_ == "Ready" && condition.status != "True")
+    }
+
+    /// How it is said that the agent went with its node.
+    pub fn node_is_gone(&self) -> String {
+        match &self.node {
+            Some(node) => format!("its node {node} does not answer"),
+            None => "its node does not answer".into(),
         }
     }
 

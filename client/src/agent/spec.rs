@@ -23,8 +23,17 @@ const MEMORY_LIMIT: &str = "128Mi";
 ///
 /// # Errors
 /// When the user's patch does not fit.
-pub fn job(name: &str, namespace: &str, settings: &AgentSettings, owner: &Owner) -> Result<Job, PatchError> {
+pub fn job(
+    name: &str,
+    namespace: &str,
+    settings: &AgentSettings,
+    owner: &Owner,
+    avoid: Option<&str>,
+) -> Result<Job, PatchError> {
     let mut template = default_template(settings);
+    if let Some(node) = avoid {
+        template["spec"]["affinity"] = elsewhere(node);
+    }
     if let Some(user_patch) = &settings.patch {
         template = patch::apply(template, user_patch)?;
     }
@@ -116,6 +125,14 @@ fn default_template(settings: &AgentSettings) -> Value {
     })
 }
 
+/// Any node but one, if there is another. The scheduler learns only after most of a minute that a node is gone.
+fn elsewhere(node: &str) -> Value {
+    json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+        "weight": 100,
+        "preference": {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [node]}]},
+    }]}})
+}
+
 /// What nothing may change: merged in after the user's patch.
 fn required(settings: &AgentSettings, owner: &Owner) -> Value {
     let seconds = |duration| show_duration(duration);
@@ -160,7 +177,8 @@ mod tests {
 
     fn made(arguments: &[&str]) -> Value {
         let owner = Owner::new("jane", "laptop", "dev");
-        serde_json::to_value(job("relay-agent-1", "dev", &settings(arguments), &owner).unwrap()).unwrap()
+        serde_json::to_value(job("relay-agent-1", "dev", &settings(arguments), &owner, None).unwrap())
+            .unwrap()
     }
 
     #[test]
@@ -256,7 +274,7 @@ mod tests {
         fn no_patch_takes_the_agents_command_away(field in "command|args|image|name2", text in "[a-z]{1,6}") {
             let patch = json!({"spec": {"containers": [{"name": "agent", field: text}]}}).to_string();
             let owner = Owner::new("u", "m", "c");
-            if let Ok(job) = job("n", "ns", &settings(&["-p", &patch]), &owner) {
+            if let Ok(job) = job("n", "ns", &settings(&["-p", &patch]), &owner, None) {
                 let job = serde_json::to_value(job).unwrap();
                 prop_assert_eq!(&job["spec"]["template"]["spec"]["containers"][0]["command"], &json!(["/relay-server"]));
             }

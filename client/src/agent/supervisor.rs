@@ -3,22 +3,33 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
+use relay_transport::DialError as DialFailure;
 use relay_tunnel::{ClientConfig, Session, State};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 
-use super::launch::{Fate, LaunchError, Launcher, Running};
+use super::{
+    farewell::{Farewell, Leaving},
+    launch::{Fate, LaunchError, Launcher, Running},
+    outage::Outage,
+};
 use crate::{
     cli::settings::SessionSettings,
-    dialer::{LaneDialer, final_refusal},
-    output::{Output, RelayState},
+    dialer::{LaneDialer, NodeAway, final_refusal, node_away},
+    output::RelayState,
 };
 
 /// Pauses between attempts to start another agent.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Refusals are final after this long of nothing else: an API server that has just started refuses everybody.
+const FINAL_AFTER: Duration = Duration::from_secs(15);
+/// New connections get another agent when the API server has not reached the agent's node for this long. A kubelet
+/// that only restarts is back sooner.
+const NODE_AFTER: Duration = Duration::from_secs(5);
 /// An agent that ran this long was a good one: the next start is tried at once.
 const STEADY: Duration = Duration::from_secs(30);
 
@@ -48,44 +59,73 @@ impl Current {
 pub struct Supervisor {
     launcher: Launcher,
     session: SessionSettings,
-    output: Arc<Output>,
+    /// Changes with the machine's network.
+    network: watch::Receiver<u64>,
+    outage: Outage,
     current: watch::Sender<Current>,
     ready: watch::Sender<bool>,
+    leaving: Leaving,
+}
+
+/// What a supervisor tells.
+#[derive(Clone)]
+pub struct Supervised {
+    /// The session for new connections. Closed when there will be none any more.
+    pub current: watch::Receiver<Current>,
+    /// Whether traffic has been able to flow yet.
+    pub was_ready: watch::Receiver<bool>,
+    /// Sessions that new connections do not use any more.
+    pub leaving: Leaving,
 }
 
 /// Why a session with a running agent ended.
 enum End {
-    /// The agent is gone.
-    AgentLost(String),
+    /// The agent is gone, perhaps with its node.
+    AgentLost { reason: String, node: bool },
     /// The agent runs, its session is over: another can begin there.
     SessionLost(String),
     /// The agent asked for no new streams.
     Draining,
+    /// The API server does not reach the agent's node: the agent may still run, and come back.
+    Unreachable,
+}
+
+/// Signs that the agent's node is away, while dials fail.
+struct Away {
+    since: Instant,
+    /// The API server says so itself.
+    told: bool,
 }
 
 impl Supervisor {
-    /// A supervisor, the current session, and whether traffic has been able to flow yet.
+    /// A supervisor, and what it tells.
     pub fn new(
         launcher: Launcher,
         session: SessionSettings,
-        output: Arc<Output>,
-    ) -> (Self, watch::Receiver<Current>, watch::Receiver<bool>) {
+        network: watch::Receiver<u64>,
+    ) -> (Self, Supervised) {
         let (current, sessions) = watch::channel(Current::Starting);
         let (ready, was_ready) = watch::channel(false);
-        (Self { launcher, session, output, current, ready }, sessions, was_ready)
+        let leaving = Leaving::default();
+        let supervised = Supervised { current: sessions, was_ready, leaving: leaving.clone() };
+        let outage = Outage::new(Arc::clone(&launcher.output));
+        (Self { launcher, session, network, outage, current, ready, leaving }, supervised)
     }
 
     /// Runs until an agent cannot be had.
     pub async fn run(self) -> LaunchError {
         let mut pause = FIRST_PAUSE;
-        self.output.state(&RelayState::Connecting);
+        let mut refused = None;
+        let mut avoid: Option<String> = None;
+        self.launcher.output.state(&RelayState::Connecting);
         loop {
             let started = Instant::now();
-            match self.launcher.launch().await {
+            match self.launcher.launch(avoid.as_deref()).await {
                 Ok(agent) => {
-                    let agent = Arc::new(agent);
-                    if let Err(error) = self.serve(&agent).await {
-                        return error;
+                    refused = None;
+                    match self.serve(&Arc::new(agent)).await {
+                        Ok(node) => avoid = node,
+                        Err(error) => return error,
                     }
                     if started.elapsed() > STEADY {
                         pause = FIRST_PAUSE;
@@ -93,16 +133,32 @@ impl Supervisor {
                     }
                 }
                 // Before the first success there is nothing to go on waiting for.
-                Err(error) if !*self.ready.borrow() || !error.is_transient() => return error,
-                Err(error) => self.output.warning(&error.to_string(), Some(&error.hint())),
+                Err(error) if !self.was_ready() => return error,
+                Err(error) => {
+                    let since = error.is_refusal().then(|| refused.unwrap_or(started));
+                    let is_final = since.is_some_and(|since| since.elapsed() >= FINAL_AFTER);
+                    if is_final || (since.is_none() && !error.is_transient()) {
+                        return error;
+                    }
+                    refused = since;
+                    self.launcher.output.warning(&error.to_string(), Some(&error.hint()));
+                }
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            let mut network = self.network.clone();
+            network.mark_unchanged();
+            tokio::select! {
+                () = sleep(pause) => pause = (pause * 2).min(if refused.is_some() { FINAL_AFTER / 4 } else { LONGEST_PAUSE }),
+                Ok(()) = network.changed() => {}
+            }
         }
     }
 
-    /// Serves with one agent until it is lost.
-    async fn serve(&self, agent: &Arc<Running>) -> Result<(), LaunchError> {
+    fn was_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Serves with one agent until it is lost. Gives the node that the next one should not be on.
+    async fn serve(&self, agent: &Arc<Running>) -> Result<Option<String>, LaunchError> {
         let mut pause = FIRST_PAUSE;
         loop {
             let (session, end) = self.session(agent).await?;
@@ -110,23 +166,28 @@ impl Supervisor {
             match end {
                 End::SessionLost(reason) => {
                     session.abandon(&reason);
-                    if !*self.ready.borrow() {
+                    if !self.was_ready() {
                         return Err(LaunchError::NoSession(reason));
                     }
-                    self.output.state(&RelayState::AgentLost { reason });
+                    self.outage.agent_lost(reason);
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                End::AgentLost(reason) => {
+                End::AgentLost { reason, node } => {
                     session.abandon(&reason);
-                    self.output.state(&RelayState::AgentLost { reason });
+                    self.outage.agent_lost(reason);
                     self.remove(agent);
-                    return Ok(());
+                    return Ok(agent.node.clone().filter(|_| node));
                 }
                 End::Draining => {
-                    self.output.state(&RelayState::Draining);
-                    self.let_drain(session, agent);
-                    return Ok(());
+                    self.outage.draining();
+                    self.let_go(session, agent);
+                    return Ok(None);
+                }
+                End::Unreachable => {
+                    self.outage.unreachable(agent.node_is_gone());
+                    self.let_go(session, agent);
+                    return Ok(agent.node.clone());
                 }
             }
         }
@@ -143,42 +204,69 @@ impl Supervisor {
         let (session, mut states) = Session::start(&client_config(&self.session), dialer);
         self.current.send_replace(Current::Session { session: session.clone(), ready: false });
         let deadline = Instant::now() + self.launcher.timeout;
+        let mut network = self.network.clone();
         let mut told = None;
+        let mut away: Option<Away> = None;
+        let mut is_down = false;
         loop {
+            let patience = away.as_ref().map(|away| away.since + NODE_AFTER);
             tokio::select! {
                 // What was refused says more than the loss that follows from it.
                 biased;
-                Ok(()) = failures.changed(), if !*self.ready.borrow() => {
-                    let refusal = failures.borrow_and_update().as_ref().and_then(final_refusal);
-                    if let Some(error) = refusal {
+                Ok(()) = failures.changed() => {
+                    let failure = failures.borrow_and_update().clone();
+                    if let Some(error) = failure.as_ref().filter(|_| !self.was_ready()).and_then(final_refusal) {
                         session.abandon("the port-forward was refused");
                         return Err(error);
                     }
+                    away = Away::after(away, failure.as_ref()).filter(|_| is_down);
+                    if away.is_some() && agent.is_given_up(Timestamp::now()) {
+                        let end = End::AgentLost { reason: agent.node_is_gone(), node: true };
+                        return Ok((session, end));
+                    }
                 }
-                () = sleep_until(deadline), if !*self.ready.borrow() => {
+                () = sleep_until(deadline), if !self.was_ready() => {
                     session.abandon("it took too long");
                     return Err(LaunchError::Unreached { waited: self.launcher.timeout, reason: told });
+                }
+                () = until(patience), if patience.is_some() => {
+                    let told = away.take().is_some_and(|away| away.told);
+                    if told || self.launcher.is_answered().await {
+                        return Ok((session, End::Unreachable));
+                    }
                 }
                 fate = agent.fate_after(None) => {
                     let end = match fate {
                         Fate::Ending => End::Draining,
-                        Fate::Gone(reason) => End::AgentLost(reason),
+                        Fate::Gone(reason) => End::AgentLost { reason, node: false },
                     };
                     return Ok((session, end));
                 }
+                Ok(()) = network.changed() => session.probe(),
                 changed = states.changed() => {
                     if changed.is_err() {
                         return Ok((session, End::SessionLost("the session ended".into())));
                     }
                     let state = states.borrow_and_update().clone();
-                    let ready = matches!(state, State::Ready);
+                    let was_down = std::mem::replace(&mut is_down, matches!(state, State::Reconnecting { .. }));
+                    if was_down && !is_down {
+                        // Whatever lost the lanes may have lost the watches' connections too, and nobody pings those.
+                        self.launcher.access.reconnect();
+                        away = None;
+                    }
                     if let State::Connecting { reason: Some(reason) } = &state
                         && told.as_ref() != Some(reason)
                     {
-                        self.output.warning(&format!("the agent is not reached yet: {reason}"), None);
+                        self.launcher.output.warning(&format!("the agent is not reached yet: {reason}"), None);
                         told = Some(reason.clone());
                     }
+                    let ready = matches!(state, State::Ready);
                     self.current.send_replace(Current::Session { session: session.clone(), ready });
+                    if let State::Lost { refused: true, .. } = state
+                        && let Some(error) = failures.borrow().as_ref().and_then(final_refusal)
+                    {
+                        return Err(error);
+                    }
                     if let Some(end) = self.session_end(state) {
                         return Ok((session, end));
                     }
@@ -191,18 +279,17 @@ impl Supervisor {
         match state {
             State::Connecting { .. } => None,
             State::Ready => {
-                let again = *self.ready.borrow();
-                self.output.state(&RelayState::Ready { again });
+                self.outage.over();
                 self.ready.send_replace(true);
                 None
             }
-            State::Reconnecting { reason, .. } => {
-                self.output.state(&RelayState::Reconnecting { reason });
+            State::Reconnecting { since, reason } => {
+                self.outage.reconnecting(since, reason);
                 None
             }
             State::Draining { .. } => Some(End::Draining),
-            State::Lost { reason, gone: true } => Some(End::AgentLost(reason)),
-            State::Lost { reason, gone: false } => Some(End::SessionLost(reason)),
+            State::Lost { reason, gone: true, .. } => Some(End::AgentLost { reason, node: false }),
+            State::Lost { reason, gone: false, .. } => Some(End::SessionLost(reason)),
         }
     }
 
@@ -217,20 +304,35 @@ impl Supervisor {
         });
     }
 
-    /// Lets a draining session's streams finish while the next agent starts.
-    fn let_drain(&self, session: Session, agent: &Arc<Running>) {
-        let (jobs, agent) = (self.launcher.jobs.clone(), Arc::clone(agent));
-        tokio::spawn(async move {
-            loop {
-                if let Fate::Gone(_) = agent.fate_after(Some(&Fate::Ending)).await {
-                    break;
-                }
-            }
-            session.abandon("its agent has ended");
-            if let Err(error) = jobs.remove(&agent.job).await {
-                tracing::info!(%error, job = agent.job, "drained agent's Job not removed");
-            }
-        });
+    /// Lets a session's streams go on while the next agent starts.
+    fn let_go(&self, session: Session, agent: &Arc<Running>) {
+        let farewell = Farewell {
+            session,
+            agent: Arc::clone(agent),
+            jobs: self.launcher.jobs.clone(),
+            output: Arc::clone(&self.launcher.output),
+            current: self.current.subscribe(),
+        };
+        farewell.begin(&self.leaving);
+    }
+}
+
+impl Away {
+    /// What is suspected after one more failure.
+    fn after(before: Option<Self>, failure: Option<&DialFailure>) -> Option<Self> {
+        let told = match node_away(failure?) {
+            NodeAway::No => return None,
+            NodeAway::Perhaps => false,
+            NodeAway::Yes => true,
+        };
+        Some(Self { since: before.map_or_else(Instant::now, |away| away.since), told })
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -197,7 +197,8 @@ impl State {
         }
         let differs = self.reload().await;
         let may_ask = self.asked_again.is_none_or(|at| at.elapsed() >= RENEW_PAUSE);
-        if !differs && !(self.source.has_plugin() && may_ask) {
+        let worth_asking = differs || (self.source.has_plugin() && may_ask);
+        if !worth_asking {
             return Ok(None);
         }
         self.asked_again = Some(Instant::now());

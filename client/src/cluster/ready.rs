@@ -84,6 +84,16 @@ impl Route {
         }
     }
 
+    /// Whether a connection that one endpoint refuses may find another.
+    pub fn has_others(&self) -> bool {
+        let other = |choices: Vec<Destination>| choices.len() > 1;
+        match self {
+            Self::Fixed(_) | Self::Pod { .. } => false,
+            Self::Pods(follow, port, _) => other(pod_destinations(&follow.snapshot(), port)),
+            Self::Endpoints(follow, port, _) => other(slice_destinations(&follow.snapshot(), port)),
+        }
+    }
+
     /// From now on, notices when [`Self::choose`] may have another answer.
     fn watch(&self) -> RouteWatch {
         match self {

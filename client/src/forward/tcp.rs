@@ -6,8 +6,11 @@ use relay_protocol::Status;
 use relay_tunnel::{SpliceEnd, abort, splice};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{NotForwarded, Path, Relay};
-use crate::dial_failure::is_about_dialling;
+use super::{
+    Path, Relay,
+    early::{Failed, Opened, open},
+};
+use crate::{cluster::ready::Destination, dial_failure::is_about_dialling, output::EndedBy};
 
 /// With no file descriptor left, accepting again at once would only burn time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -36,31 +39,45 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn carry(socket: TcpStream, path: Path, relay: Relay) {
+async fn carry(mut socket: TcpStream, path: Path, relay: Relay) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let opened = relay.open(&path, |session, header| async move { session.open(header).await }).await;
-    let (stream, destination) = match opened {
+    let Opened { stream, destination, early } = match open(&mut socket, &path, &relay).await {
         Ok(opened) => opened,
         Err(why) => {
             abort(socket);
-            tell(&relay, &path, &why);
+            relay.output.stream_ended(&path.target, why.status(), EndedBy::Remote, 0, 0);
+            match why {
+                Failed::NotForwarded(why) => relay.output.not_forwarded(&path.target, &why.to_string()),
+                Failed::Refused(destination, status) => tell(&relay, &path, &destination, status),
+                Failed::Local(error) => {
+                    tracing::debug!(%error, target = %path.target, "ended before it began");
+                }
+            }
             return;
         }
     };
     let report = splice(socket, stream).await;
-    tracing::debug!(target = %path.target, sent = report.sent, received = report.received, end = ?report.end, "ended");
-    if let SpliceEnd::ResetByTunnel(status) = report.end
-        && report.received == 0
-        && is_about_dialling(status)
-        // The loss of the agent is told once, not by each connection.
-        && !matches!(status, Status::AgentLost | Status::ShuttingDown)
-    {
-        relay.output.dial_failed(&path.target, &destination, status);
+    let (sent, received) = (early + report.sent, report.received);
+    tracing::debug!(target = %path.target, sent, received, end = ?report.end, "ended");
+    match report.end {
+        SpliceEnd::Finished => {}
+        SpliceEnd::ResetBySocket(_) => {
+            relay.output.stream_ended(&path.target, Status::ResetByPeer, EndedBy::Local, sent, received);
+        }
+        SpliceEnd::ResetByTunnel(status) => {
+            relay.output.stream_ended(&path.target, status, EndedBy::Remote, sent, received);
+            if received == 0 {
+                tell(&relay, &path, &destination, status);
+            }
+        }
     }
 }
 
-fn tell(relay: &Relay, path: &Path, why: &NotForwarded) {
-    relay.output.not_forwarded(&path.target, &why.to_string());
+fn tell(relay: &Relay, path: &Path, destination: &Destination, status: Status) {
+    // The loss of the agent is told once, not by each connection.
+    if is_about_dialling(status) && !matches!(status, Status::AgentLost | Status::ShuttingDown) {
+        relay.output.dial_failed(&path.target, destination, status);
+    }
 }

@@ -94,39 +94,65 @@ struct Flow {
 }
 
 impl Flow {
+    /// Carries from the first datagram on. When the agent is lost, the next datagram opens a flow with the next one:
+    /// the local program keeps its socket and notices a pause at most.
     async fn carry(self, mut datagrams: mpsc::Receiver<Bytes>) {
-        let opened = self
-            .relay
-            .open(&self.path, |session, header| async move { session.open_flow(header).await })
-            .await;
-        let (flow, destination) = match opened {
-            Ok(opened) => opened,
-            Err(why) => {
-                self.relay.output.not_forwarded(&self.path.target, &why.to_string());
+        while let Some(first) = datagrams.recv().await {
+            if !self.once(first, &mut datagrams).await {
                 return;
-            }
-        };
-        if let Some(FlowClosed { status }) = self.exchange(flow, &mut datagrams).await {
-            tracing::debug!(peer = %self.peer, %status, "flow closed");
-            if is_about_dialling(status) && !matches!(status, Status::AgentLost | Status::ShuttingDown) {
-                self.relay.output.dial_failed(&self.path.target, &destination, status);
             }
         }
     }
 
-    /// Both ways until either end is done; `None` when it is this side.
+    /// One flow; true when it went with its agent.
+    async fn once(&self, first: Bytes, datagrams: &mut mpsc::Receiver<Bytes>) -> bool {
+        let mut unsent = Some(first);
+        // An agent that is lost at the very moment costs another try, not the datagram.
+        while let Some(datagram) = unsent {
+            let opened = self
+                .relay
+                .open(&self.path, |session, header| async move { session.open_flow(header).await })
+                .await;
+            let (flow, destination) = match opened {
+                Ok(opened) => opened,
+                Err(why) => {
+                    self.relay.output.not_forwarded(&self.path.target, &why.to_string());
+                    return false;
+                }
+            };
+            let Some((FlowClosed { status }, left)) = self.exchange(flow, datagram, datagrams).await else {
+                return false;
+            };
+            tracing::debug!(peer = %self.peer, %status, "flow closed");
+            if !matches!(status, Status::AgentLost | Status::ShuttingDown) {
+                if is_about_dialling(status) {
+                    self.relay.output.dial_failed(&self.path.target, &destination, status);
+                }
+                return false;
+            }
+            unsent = left;
+        }
+        true
+    }
+
+    /// Both ways until either end is done; `None` when it is this side. Otherwise also the datagram that came too
+    /// late.
     async fn exchange(
         &self,
         mut flow: TunnelFlow,
+        first: Bytes,
         datagrams: &mut mpsc::Receiver<Bytes>,
-    ) -> Option<FlowClosed> {
+    ) -> Option<(FlowClosed, Option<Bytes>)> {
+        if let Err(closed) = flow.send(first.clone()) {
+            return Some((closed, Some(first)));
+        }
         let mut quiet = Instant::now() + QUIET;
         loop {
             tokio::select! {
                 datagram = datagrams.recv() => {
                     let Some(datagram) = datagram else { break };
-                    if let Err(closed) = flow.send(datagram) {
-                        return Some(closed);
+                    if let Err(closed) = flow.send(datagram.clone()) {
+                        return Some((closed, Some(datagram)));
                     }
                 }
                 answer = flow.recv() => match answer {
@@ -135,7 +161,7 @@ impl Flow {
                             tracing::debug!(%error, peer = %self.peer, "answer not delivered");
                         }
                     }
-                    Err(closed) => return Some(closed),
+                    Err(closed) => return Some((closed, None)),
                 },
                 () = sleep_until(quiet) => break,
             }

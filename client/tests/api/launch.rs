@@ -66,7 +66,7 @@ pub(crate) fn launcher(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (L
 
 pub(crate) async fn launch(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> Attempt {
     let (launcher, err, log) = launcher(answer);
-    let outcome = launcher.launch().await;
+    let outcome = launcher.launch(None).await;
     let log = log.lock().unwrap().clone();
     Attempt { outcome, stderr: err.text(), log, jobs: launcher.jobs }
 }
@@ -203,7 +203,7 @@ async fn a_job_whose_creation_is_under_way_is_removed_too() {
         _ => Answer::Silence,
     });
     let jobs = launcher.jobs.clone();
-    let launch = launcher.launch();
+    let launch = launcher.launch(None);
     // Dropped as a signal would drop it.
     tokio::select! {
         _ = launch => panic!("nothing runs"),

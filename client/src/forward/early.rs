@@ -1,0 +1,110 @@
+//! The beginning of a TCP connection whose target has several endpoints: where one refuses before anything reached it,
+//! another is tried, and the local program does not notice.
+
+use std::io;
+
+use relay_protocol::Status;
+use relay_tunnel::TunnelStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{NotForwarded, Path, Relay};
+use crate::cluster::ready::Destination;
+
+/// Endpoints that are tried for one connection.
+const TRIES: usize = 3;
+/// What is sent before the answer: the agent's initial credit, less a header with a long name.
+const EARLY: usize = 1024;
+
+/// A stream on its way, or answered.
+pub(super) struct Opened {
+    pub(super) stream: TunnelStream,
+    pub(super) destination: Destination,
+    /// How much of the local program's bytes it has.
+    pub(super) early: u64,
+}
+
+/// Why there is no stream.
+pub(super) enum Failed {
+    NotForwarded(NotForwarded),
+    Refused(Destination, Status),
+    Local(io::Error),
+}
+
+impl Failed {
+    /// For scripts.
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Self::NotForwarded(NotForwarded::Refused(status)) | Self::Refused(_, status) => *status,
+            Self::NotForwarded(NotForwarded::Ending) => Status::Aborted,
+            Self::NotForwarded(_) => Status::ConnectTimedOut,
+            Self::Local(_) => Status::ResetByPeer,
+        }
+    }
+}
+
+/// Opens a stream for a local connection. With one endpoint nothing is waited for. With several, what the local
+/// program says first stays in its socket until the endpoint has taken the connection.
+pub(super) async fn open(socket: &mut TcpStream, path: &Path, relay: &Relay) -> Result<Opened, Failed> {
+    for _ in 1..TRIES {
+        if !path.route.has_others() {
+            break;
+        }
+        let (mut stream, destination) = begin(path, relay).await?;
+        match answered(socket, &mut stream).await.map_err(Failed::Local)? {
+            Ok(early) => return Ok(Opened { stream, destination, early }),
+            Err(status) if proves_nothing_arrived(status) => {
+                tracing::debug!(target = %path.target, ?destination, %status, "trying another endpoint");
+            }
+            Err(status) => return Err(Failed::Refused(destination, status)),
+        }
+    }
+    let (stream, destination) = begin(path, relay).await?;
+    Ok(Opened { stream, destination, early: 0 })
+}
+
+async fn begin(path: &Path, relay: &Relay) -> Result<(TunnelStream, Destination), Failed> {
+    let opened = relay.open(path, |session, header| async move { session.open(header).await }).await;
+    opened.map_err(Failed::NotForwarded)
+}
+
+/// A dial that failed: the agent has thrown away what came for it.
+fn proves_nothing_arrived(status: Status) -> bool {
+    matches!(
+        status,
+        Status::NoSuchHost
+            | Status::ResolveTimedOut
+            | Status::ConnectTimedOut
+            | Status::Refused
+            | Status::Unreachable
+    )
+}
+
+/// Waits for the agent's answer, and sends meanwhile what the local program says first, without taking it from the
+/// socket; once the answer is good, that much is taken.
+async fn answered(socket: &mut TcpStream, stream: &mut TunnelStream) -> io::Result<Result<u64, Status>> {
+    let mut early = [0; EARLY];
+    let peeked = {
+        let mut opened = std::pin::pin!(stream.opened());
+        tokio::select! {
+            biased;
+            opened = &mut opened => match opened {
+                Ok(()) => return Ok(Ok(0)),
+                Err(status) => return Ok(Err(status)),
+            },
+            peeked = socket.peek(&mut early) => peeked?,
+        }
+    };
+    if stream.write_all(&early[..peeked]).await.is_err() {
+        return Ok(Err(stream.closed().await.status));
+    }
+    match stream.opened().await {
+        Ok(()) => {
+            socket.read_exact(&mut early[..peeked]).await?;
+            Ok(Ok(peeked as u64))
+        }
+        Err(status) => Ok(Err(status)),
+    }
+}
