@@ -1,0 +1,294 @@
+//! A cluster of a few lines on real sockets: Jobs become pods at once, each pod is an agent that echoes, and the API
+//! server in front can refuse, lose a node, move to another address, or be cut off.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex},
+};
+
+use relay_tunnel::{Agent, AgentConfig, Incoming};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::websocket;
+
+/// Nodes, in the order in which the scheduler prefers them.
+const NODES: [&str; 2] = ["node-1", "node-2"];
+
+#[derive(Clone)]
+pub(crate) struct Pod {
+    pub(crate) object: Value,
+    agent: Agent,
+    job: String,
+    node: &'static str,
+}
+
+/// What the API server says to everything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Fine,
+    /// The user has lost all rights.
+    Forbidden,
+}
+
+#[derive(Clone)]
+pub(crate) struct Cluster(Arc<State>);
+
+struct State {
+    pods: watch::Sender<BTreeMap<String, Pod>>,
+    mood: Mutex<Mood>,
+    token: Mutex<String>,
+    away: Mutex<HashSet<&'static str>>,
+    /// Open connections, those of lanes with their node.
+    connections: Mutex<Vec<(Option<&'static str>, CancellationToken)>>,
+}
+
+/// A request.
+struct Asked {
+    verb: String,
+    path: String,
+    query: String,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Cluster {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(State {
+            pods: watch::Sender::new(BTreeMap::new()),
+            mood: Mutex::new(Mood::Fine),
+            token: Mutex::new("first".into()),
+            away: Mutex::default(),
+            connections: Mutex::default(),
+        }))
+    }
+
+    /// One more API server in front of it, until the token is cancelled.
+    pub(crate) async fn listen(&self) -> (String, CancellationToken) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let (this, closed) = (self.clone(), CancellationToken::new());
+        let until = closed.clone();
+        tokio::spawn(until.run_until_cancelled_owned(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (this, cut) = (this.clone(), CancellationToken::new());
+                this.0.connections.lock().unwrap().push((None, cut.clone()));
+                tokio::spawn(async move { cut.clone().run_until_cancelled(this.serve(stream, &cut)).await });
+            }
+        }));
+        (address, closed)
+    }
+
+    pub(crate) fn set_mood(&self, mood: Mood) {
+        *self.0.mood.lock().unwrap() = mood;
+    }
+
+    pub(crate) fn accept_only(&self, token: &str) {
+        *self.0.token.lock().unwrap() = token.into();
+    }
+
+    /// Every connection to the API server breaks.
+    pub(crate) fn cut(&self) {
+        self.0.connections.lock().unwrap().drain(..).for_each(|(_, cut)| cut.cancel());
+    }
+
+    /// A node is gone: its lanes break, and the API server does not reach it.
+    pub(crate) fn lose_node(&self, node: &'static str) {
+        self.0.away.lock().unwrap().insert(node);
+        self.0.connections.lock().unwrap().retain(|(on, cut)| {
+            if *on == Some(node) {
+                cut.cancel();
+            }
+            *on != Some(node)
+        });
+    }
+
+    /// What the node controller does to the pods of a node that it has not heard of for long enough.
+    pub(crate) fn mark_not_ready(&self, node: &str) {
+        self.0.pods.send_modify(|pods| {
+            for pod in pods.values_mut().filter(|pod| pod.node == node) {
+                pod.object["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
+            }
+        });
+    }
+
+    /// Deletes every pod without a grace.
+    pub(crate) fn delete_pods(&self) {
+        self.0.pods.send_modify(BTreeMap::clear);
+        self.cut();
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<&'static str> {
+        self.0.pods.borrow().values().map(|pod| pod.node).collect()
+    }
+
+    async fn serve(&self, mut stream: TcpStream, cut: &CancellationToken) {
+        while let Some(asked) = Asked::read(&mut stream).await {
+            let pods = "/api/v1/namespaces/dev/pods";
+            let mood = *self.0.mood.lock().unwrap();
+            let token = format!("Bearer {}\r\n", self.0.token.lock().unwrap());
+            let answer = match (asked.verb.as_str(), asked.path.as_str()) {
+                _ if !asked.head.contains(&token) => status(401, "Unauthorized"),
+                _ if mood == Mood::Forbidden => {
+                    let verb = if asked.verb == "POST" { "create" } else { "get" };
+                    status(403, &format!("x is forbidden: User \"jane\" cannot {verb} resource \"x\""))
+                }
+                (_, path) if path.ends_with("/portforward") => match self.agent(&asked) {
+                    Ok(pod) => {
+                        self.0.connections.lock().unwrap().push((Some(pod.node), cut.clone()));
+                        return websocket::serve(stream, &asked.head, pod.agent).await;
+                    }
+                    Err(answer) => answer,
+                },
+                (_, path) if asked.query.contains("watch=true") => {
+                    let follows = path == pods;
+                    return self.watch(stream, follows, &asked.query).await;
+                }
+                ("GET", path) if path == pods => {
+                    let items: Vec<_> = self.matching(&asked.query).into_values().collect();
+                    (200, json!({"metadata": {"resourceVersion": "1"}, "items": items}))
+                }
+                ("POST", _) => (201, self.create(&asked.body)),
+                ("DELETE", path) => {
+                    let job = path.rsplit('/').next().unwrap_or_default();
+                    self.0.pods.send_modify(|pods| pods.retain(|_, pod| pod.job != job));
+                    (200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
+                }
+                _ => (200, json!({"metadata": {"resourceVersion": "1"}, "items": []})),
+            };
+            let (code, body) = (answer.0, answer.1.to_string());
+            let text = format!("HTTP/1.1 {code} X\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            if stream.write_all(text.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn agent(&self, asked: &Asked) -> Result<Pod, (u16, Value)> {
+        let name = asked.path.rsplit('/').nth(1).unwrap_or_default();
+        let pod = self.0.pods.borrow().get(name).cloned();
+        match pod {
+            None => Err(not_found(name)),
+            Some(pod) if self.0.away.lock().unwrap().contains(pod.node) => {
+                Err(status(500, "error dialing backend: dial tcp 10.0.0.1:10250: connect: no route to host"))
+            }
+            Some(pod) => Ok(pod),
+        }
+    }
+
+    fn create(&self, body: &[u8]) -> Value {
+        let job: Value = serde_json::from_slice(body).unwrap();
+        let name = job["metadata"]["name"].as_str().unwrap().to_owned();
+        let affinity = job["spec"]["template"]["spec"]["affinity"].to_string();
+        let node = NODES.into_iter().find(|node| !affinity.contains(node)).unwrap_or(NODES[0]);
+        let pod = format!("{name}-x");
+        let object = json!({
+            "metadata": {"name": pod, "uid": format!("uid-{pod}"), "resourceVersion": "2"},
+            "spec": {"nodeName": node, "containers": []},
+            "status": {
+                "phase": "Running",
+                "conditions": [{"type": "Ready", "status": "True"}],
+                "containerStatuses": [{"name": "agent", "image": "", "imageID": "", "ready": true,
+                                       "restartCount": 0, "state": {"running": {}}}],
+            },
+        });
+        let pod_entry = Pod { object, agent: echoing(), job: name, node };
+        self.0.pods.send_modify(|pods| drop(pods.insert(pod, pod_entry)));
+        job
+    }
+
+    fn matching(&self, query: &str) -> BTreeMap<String, Value> {
+        let pods = self.0.pods.borrow();
+        let matching = pods.iter().filter(|(_, pod)| query.contains(&pod.job));
+        matching.map(|(name, pod)| (name.clone(), pod.object.clone())).collect()
+    }
+
+    async fn watch(&self, mut stream: TcpStream, follows: bool, query: &str) {
+        let mut changes = self.0.pods.subscribe();
+        let mut known = BTreeMap::new();
+        let mut text = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+        loop {
+            let current = if follows { self.matching(query) } else { BTreeMap::new() };
+            for (name, object) in &current {
+                match known.get(name) {
+                    None => text += &chunk("ADDED", object),
+                    Some(before) if before != object => text += &chunk("MODIFIED", object),
+                    Some(_) => {}
+                }
+            }
+            for (_, object) in known.iter().filter(|(name, _)| !current.contains_key(*name)) {
+                text += &chunk("DELETED", object);
+            }
+            known = current;
+            if stream.write_all(text.as_bytes()).await.is_err() || changes.changed().await.is_err() {
+                return;
+            }
+            text.clear();
+        }
+    }
+}
+
+impl Asked {
+    async fn read(stream: &mut TcpStream) -> Option<Self> {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n\r\n") {
+            bytes.push(stream.read_u8().await.ok()?);
+        }
+        let head = String::from_utf8(bytes).ok()?;
+        let mut first = head.lines().next()?.split(' ');
+        let (verb, target) = (first.next()?.to_owned(), first.next()?);
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        stream.read_exact(&mut body).await.ok()?;
+        Some(Self { verb, path: path.into(), query: query.into(), head: head.clone(), body })
+    }
+}
+
+fn chunk(kind: &str, object: &Value) -> String {
+    let line = format!("{}\n", json!({"type": kind, "object": object}));
+    format!("{:x}\r\n{line}\r\n", line.len())
+}
+
+fn status(code: u16, message: &str) -> (u16, Value) {
+    let reason = if code == 403 { "Forbidden" } else { "" };
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message,
+                        "reason": reason, "code": code});
+    (code, status)
+}
+
+fn not_found(name: &str) -> (u16, Value) {
+    let message = format!("pods \"{name}\" not found");
+    (
+        404,
+        json!({"kind": "Status", "status": "Failure", "message": message, "reason": "NotFound", "code": 404}),
+    )
+}
+
+/// An agent all of whose targets echo.
+fn echoing() -> Agent {
+    let (agent, mut incoming) = Agent::new(&AgentConfig::default()).unwrap();
+    tokio::spawn(async move {
+        while let Some(incoming) = incoming.recv().await {
+            match incoming {
+                Incoming::Stream(stream) => tokio::spawn(async move {
+                    stream.accept().await.unwrap();
+                    let (mut read, mut write) = tokio::io::split(stream);
+                    // A session that ends takes its streams along.
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                }),
+                Incoming::Flow(mut flow) => tokio::spawn(async move {
+                    while let Ok(datagram) = flow.recv().await {
+                        let _ = flow.send(datagram);
+                    }
+                }),
+            };
+        }
+    });
+    agent
+}
