@@ -10,4 +10,5 @@ pub mod ports;
 pub mod rbac;
 pub mod ready;
 pub mod resolve;
+pub mod service;
 mod until;

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::{
     follow::{Follow, Snapshot},
     ports::{of_pod, of_slice},
+    service::ServiceAddress,
 };
 
 /// What the agent is told to dial.
@@ -52,6 +53,8 @@ pub enum EndpointPort {
 pub enum Route {
     /// Always the same.
     Fixed(Destination),
+    /// A Service's own address, which may become another one.
+    Service(ServiceAddress, u16),
     /// The ready pods of a selector.
     Pods(Arc<Follow<Pod>>, EndpointPort, AtomicUsize),
     /// The ready endpoints of a Service.
@@ -74,6 +77,10 @@ impl Route {
     pub fn choose(&self) -> Choice {
         match self {
             Self::Fixed(destination) => Choice::Go(destination.clone()),
+            Self::Service(address, port) => match address.now() {
+                Some(ip) => Choice::Go(Destination { address: Address::Ip(ip), port: *port }),
+                None => Choice::Wait,
+            },
             Self::Pods(follow, port, turn) => in_turn(&pod_destinations(&follow.snapshot(), port), turn),
             Self::Endpoints(follow, port, turn) => {
                 in_turn(&slice_destinations(&follow.snapshot(), port), turn)
@@ -88,9 +95,16 @@ impl Route {
     pub fn has_others(&self) -> bool {
         let other = |choices: Vec<Destination>| choices.len() > 1;
         match self {
-            Self::Fixed(_) | Self::Pod { .. } => false,
+            Self::Fixed(_) | Self::Service(..) | Self::Pod { .. } => false,
             Self::Pods(follow, port, _) => other(pod_destinations(&follow.snapshot(), port)),
             Self::Endpoints(follow, port, _) => other(slice_destinations(&follow.snapshot(), port)),
+        }
+    }
+
+    /// The agent could not reach what was chosen: perhaps it is somewhere else now.
+    pub fn doubt(&self) {
+        if let Self::Service(address, _) = self {
+            address.doubt();
         }
     }
 
@@ -98,6 +112,7 @@ impl Route {
     fn watch(&self) -> RouteWatch {
         match self {
             Self::Fixed(_) => RouteWatch::Never,
+            Self::Service(address, _) => RouteWatch::Service(address.subscribe()),
             Self::Pods(follow, ..) | Self::Pod { follow, .. } => RouteWatch::Pods(follow.subscribe()),
             Self::Endpoints(follow, ..) => RouteWatch::Endpoints(follow.subscribe()),
         }
@@ -134,6 +149,7 @@ impl Route {
 
 enum RouteWatch {
     Never,
+    Service(watch::Receiver<Option<IpAddr>>),
     Pods(watch::Receiver<Snapshot<Pod>>),
     Endpoints(watch::Receiver<Snapshot<EndpointSlice>>),
 }
@@ -142,6 +158,7 @@ impl RouteWatch {
     async fn changed(&mut self) {
         let open = match self {
             Self::Never => false,
+            Self::Service(address) => address.changed().await.is_ok(),
             Self::Pods(snapshots) => snapshots.changed().await.is_ok(),
             Self::Endpoints(snapshots) => snapshots.changed().await.is_ok(),
         };

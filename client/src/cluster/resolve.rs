@@ -24,6 +24,7 @@ use super::{
     follow::Follow,
     ports::{self, PortLookupError, Selected},
     ready::{Destination, EndpointPort, Route, is_ready},
+    service::{ServiceAddress, cluster_ip},
 };
 use crate::{
     port::{LocalPort, PortSpec, RemotePort},
@@ -153,7 +154,9 @@ impl Resolver {
     async fn service(&self, spec: &TargetSpec, name: &str) -> Result<Vec<Forward>, ResolveError> {
         let call = Call::new("get", "", "services", &self.namespace).on(name);
         let api: Api<Service> = Api::namespaced(self.access.client(), &self.namespace);
-        let service = made(call, self.request_timeout, api.get(name)).await?.spec.unwrap_or_default();
+        let service = made(call.clone(), self.request_timeout, api.get(name)).await?;
+        let cluster_ip = cluster_ip(&service);
+        let service = service.spec.unwrap_or_default();
         let known = ports::of_service(service.ports.as_ref());
 
         if service.type_.as_deref() == Some("ExternalName") {
@@ -168,12 +171,13 @@ impl Resolver {
                 Ok((selected, Route::Fixed(destination)))
             })?);
         }
-        let cluster_ip = service.cluster_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
         if let Some(ip) = cluster_ip {
             return Ok(each_port(spec, |port| {
                 let selected = ports::select(&spec.typed, port, &known, true)?;
-                let destination = Destination { address: Address::Ip(ip), port: selected.number };
-                Ok((selected, Route::Fixed(destination)))
+                let (api, call) = (api.clone(), call.clone());
+                let address = ServiceAddress::follow(api, name, call, self.request_timeout, ip);
+                let route = Route::Service(address, selected.number);
+                Ok((selected, route))
             })?);
         }
         self.headless(spec, name, &known).await

@@ -76,6 +76,9 @@ async fn carry(mut socket: TcpStream, path: Path, relay: Relay) {
 }
 
 fn tell(relay: &Relay, path: &Path, destination: &Destination, status: Status) {
+    if is_about_dialling(status) {
+        path.route.doubt();
+    }
     // The loss of the agent is told once, not by each connection.
     if is_about_dialling(status) && !matches!(status, Status::AgentLost | Status::ShuttingDown) {
         relay.output.dial_failed(&path.target, destination, status);

@@ -126,6 +126,7 @@ impl Flow {
             tracing::debug!(peer = %self.peer, %status, "flow closed");
             if !matches!(status, Status::AgentLost | Status::ShuttingDown) {
                 if is_about_dialling(status) {
+                    self.path.route.doubt();
                     self.relay.output.dial_failed(&self.path.target, &destination, status);
                 }
                 return false;

@@ -3,14 +3,14 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use kubectl_relay::{
     cluster::{
-        ready::Destination,
+        ready::{Choice, Destination},
         resolve::{Forward, ResolveError, Resolver},
     },
     target::parse_arguments,
@@ -230,4 +230,37 @@ async fn what_is_not_there_is_said_with_where_to_look() {
     .unwrap_err();
     assert_eq!(error.to_string(), "svc/web has no port 81; it has 80/tcp");
     assert_eq!(error.hint(), "for example: kubectl relay svc/web :80");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_created_anew_is_dialled_at_its_new_address() {
+    let addresses = ["10.96.0.7", "", "10.96.0.9"];
+    let step = Arc::new(AtomicUsize::new(0));
+    let current = Arc::clone(&step);
+    let forwards = resolve(&["svc/web", "80"], move |_| match addresses[current.load(Ordering::SeqCst)] {
+        "" => failure(404, "services \"web\" not found", json!({"kind": "services", "name": "web"})),
+        address => {
+            let ports = json!([{"name": "http", "port": 80}]);
+            Answer::Json(
+                200,
+                json!({"metadata": {"name": "web"}, "spec": {"clusterIP": address, "ports": ports}}),
+            )
+        }
+    })
+    .await
+    .unwrap();
+    let route = &forwards[0].route;
+    assert_eq!(route.destination().await.unwrap(), ip("10.96.0.7", 80));
+
+    // Deleted: a connection fails, and from then on others wait.
+    step.store(1, Ordering::SeqCst);
+    route.doubt();
+    while route.choose() != Choice::Wait {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Back, with nobody but who waits for it to notice.
+    step.store(2, Ordering::SeqCst);
+    let since = tokio::time::Instant::now();
+    assert_eq!(route.destination().await.unwrap(), ip("10.96.0.9", 80));
+    assert!(since.elapsed() <= Duration::from_secs(2), "{:?}", since.elapsed());
 }
