@@ -25,6 +25,9 @@ use crate::stream::TunnelStream;
 const TICK: Duration = Duration::from_secs(1);
 /// Time limit for one dial, hello and welcome included.
 const ATTEMPT: Duration = Duration::from_secs(10);
+/// With no lane left an attempt gets this long, the next one twice as long, up to [`ATTEMPT`]: one that a path under
+/// repair has swallowed costs little, and a slow server is still waited for.
+const IMPATIENT: Duration = Duration::from_secs(3);
 /// An attempt that took this long is given up for a new one when the network has changed.
 const STALE: Duration = Duration::from_secs(3);
 /// Refusals that may pass (a starting API server refuses everybody) are final after this long of nothing else.
@@ -344,6 +347,12 @@ impl<D: Dialer> Manager<D> {
                         attempt = None;
                     }
                 }
+                () = sleep_until(self.patience(began)), if attempt.is_some() && self.is_down() => {
+                    attempt = None;
+                    let waited = began.elapsed().as_secs();
+                    let error = DialError::passing(format!("no answer from the agent within {waited} s"));
+                    next = Instant::now() + self.attempted(Err(error));
+                }
                 () = self.shared.attention() => {}
                 () = sleep_until(next), if attempt.is_none() && next > Instant::now() => {}
                 Some(_) = self.lanes.join_next() => {}
@@ -358,6 +367,17 @@ impl<D: Dialer> Manager<D> {
         let _ = timeout(LEAVE, async { while self.lanes.join_next().await.is_some() {} }).await;
         self.publish();
         self.shared.stop.cancel();
+    }
+
+    /// No lane works, and one did before.
+    fn is_down(&self) -> bool {
+        self.welcomed && !self.connected
+    }
+
+    /// Until when an attempt may take that began then, while nothing works.
+    fn patience(&self, began: Instant) -> Instant {
+        // One for an extra lane may have been under way when the last one was lost.
+        began.max(self.down_since) + (IMPATIENT * 2u32.pow(self.failures.min(2))).min(ATTEMPT)
     }
 
     fn wants_lane(&self) -> bool {

@@ -47,6 +47,22 @@ async fn the_last_lane_is_dialled_again_at_once_although_an_extra_one_was_refuse
     assert!(start.elapsed() <= SECOND, "{:?}", start.elapsed());
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_the_broken_path_swallowed_is_not_waited_for() {
+    let rig = Rig::start(Kind::Memory).await;
+    let mut stream = rig.open(port::ECHO).await;
+    echoed(&mut stream, b"one").await;
+    rig.swallow_dials(true);
+    // One for an extra lane is under way when the last lane is lost.
+    rig.dialled(2).await;
+    rig.cut_all_lanes();
+    rig.state().wait_for(|state| *state != State::Ready).await.unwrap();
+    rig.swallow_dials(false);
+    let start = Instant::now();
+    echoed(&mut stream, b"two").await;
+    assert!(start.elapsed() <= 4 * SECOND, "{:?}", start.elapsed());
+}
+
 /// Takes no byte, and is gone.
 struct Closed;
 

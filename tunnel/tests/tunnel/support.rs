@@ -81,6 +81,7 @@ impl Kind {
 struct Lanes {
     dials: AtomicUsize,
     refuses: AtomicBool,
+    swallows: AtomicBool,
     /// One for each dial that was not refused, in order: the lane then fails at both ends.
     cuts: Mutex<Vec<CancellationToken>>,
 }
@@ -99,6 +100,9 @@ impl Dialer for Wire {
         self.lanes.dials.fetch_add(1, Ordering::SeqCst);
         if self.lanes.refuses.load(Ordering::SeqCst) {
             return Err(DialError { message: "refused".into(), fatal: false, gone: false });
+        }
+        if self.lanes.swallows.load(Ordering::SeqCst) {
+            return std::future::pending().await;
         }
         let (client, client_end) = self.kind.pair().await;
         let (agent_end, agent) = self.kind.pair().await;
@@ -175,6 +179,11 @@ impl Rig {
     /// Whether later dials fail at once.
     pub(crate) fn refuse_dials(&self, refuses: bool) {
         self.lanes.refuses.store(refuses, Ordering::SeqCst);
+    }
+
+    /// Whether later dials get no answer, ever.
+    pub(crate) fn swallow_dials(&self, swallows: bool) {
+        self.lanes.swallows.store(swallows, Ordering::SeqCst);
     }
 
     pub(crate) fn dials(&self) -> usize {
