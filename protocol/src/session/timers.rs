@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Session;
+use super::{Event, Session};
 use crate::Status;
 use crate::lane::{Closing, Item, Lane};
 
@@ -67,8 +67,11 @@ impl Session {
         if due(self.dies_at()) {
             self.end(Status::AgentLost, "no connection for too long");
         }
-        // Another session that shares the pool may have freed what writers here wait for.
+        // Another session that shares the pools may have freed what writers and openers here wait for.
         self.wake_write_waiters();
+        if std::mem::take(&mut self.open_waiting) {
+            self.events.push_back(Event::CanOpen);
+        }
         self.retire_lanes(now);
     }
 

@@ -9,6 +9,7 @@
 mod ending;
 mod faults;
 mod flows;
+mod hostile;
 mod joining;
 mod lanes;
 mod pair;

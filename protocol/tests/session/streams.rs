@@ -282,3 +282,21 @@ fn a_writer_does_not_wait_for_a_stream_that_is_gone() {
     pair.exchange();
     assert!(pair.events(Client).contains(&Event::Writable(keys[7])), "the one that is left is woken");
 }
+
+#[test]
+fn an_opener_that_waits_for_another_sessions_memory_is_told_to_try_again() {
+    let pool = Pool::new(4 * 1024);
+    let config = Config { receive_pool: pool, first_window: 0, ..Config::client() };
+    let (mut one, mut other) =
+        (Pair::with(config.clone(), Config::agent()), Pair::with(config, Config::agent()));
+    let held = [one.open("all"), one.open("of it")];
+    assert_eq!(other.client.open(), Err(OpenError::Wait));
+    other.events(Client);
+    held.into_iter().for_each(|key| one.client.release(key));
+    one.exchange();
+    // Nothing tells the other session but its own next turn, which its pings bring.
+    let due = other.client.poll_timeout().expect("a ping");
+    other.pass(due - other.now);
+    assert!(other.events(Client).contains(&Event::CanOpen));
+    assert!(other.client.open().is_ok());
+}
