@@ -19,6 +19,9 @@ const NEW: Duration = Duration::from_secs(5);
 const BEYOND_A_START: Duration = Duration::from_secs(2);
 /// Where nobody waits for them to finish, old streams are reset within this time.
 const RESET: Duration = Duration::from_secs(5);
+/// The statuses that an old stream may end with: its agent was lost, or had time to say that it ends.
+const AGENT_LOST: u64 = 13;
+const SHUTTING_DOWN: u64 = 12;
 const TARGET: &str = "host/web.default.svc.cluster.local";
 
 /// A local UDP program that knows nothing of relays: one socket, a message ten times a second.
@@ -97,6 +100,12 @@ fn a_killed_agent_is_replaced() {
     Agent::of(namespace.name()).kill();
     let lost = relay.wait_state("agentLost", killed, Duration::from_secs(20));
     goes_on("killed", &relay, killed, echo, program, &mut old);
+    let ready = relay.wait_state("ready", lost.at, Duration::from_secs(5));
+    assert!(
+        ready.value["downSeconds"].as_f64().is_some_and(|gap| gap > 0.0),
+        "the gap is told: {}",
+        ready.value
+    );
     let reason = lost.value["reason"].as_str().unwrap_or_default();
     println!("agent killed: told after {:?}: {reason}", lost.at - killed);
     assert!(!reason.is_empty());
@@ -140,8 +149,13 @@ fn goes_on(
     let new = lost.elapsed();
     let ready = relay.wait_state("ready", lost, Duration::from_secs(30));
     let udp = program.answered_after(ready.at, Duration::from_secs(30)) - lost;
+    let end = relay.wait_event("the old stream's end", lost, Duration::from_secs(5), |event| {
+        event.is_stream_end(AGENT_LOST) || event.is_stream_end(SHUTTING_DOWN)
+    });
     println!(
-        "agent {how}: old streams reset after {reset:?}, new ones worked after {new:?}, UDP after {udp:?}"
+        "agent {how}: old streams reset after {reset:?} ({}), new ones worked after {new:?}, UDP after {udp:?}; the gap \
+         told: {} s",
+        end.value["reason"], ready.value["downSeconds"]
     );
     program.finish();
     let (first_start, limit) = new_connections_limit(relay);

@@ -3,11 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here should panic")]
 
+mod address_changed;
 mod agent_lost;
 mod api_server_killed;
 mod budgets;
 mod connections_come_and_go;
+mod credentials;
 mod idle_killer;
+mod lane_lost;
 mod laptop_asleep;
 mod path_cut;
 mod path_reset;

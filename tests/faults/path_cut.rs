@@ -19,6 +19,8 @@ const FIRST_BYTE: Duration = Duration::from_secs(3);
 /// After the path is healed, a new connection may take this long to work.
 const NEW_SESSION: Duration = Duration::from_secs(15);
 const CONVERSATIONS: usize = 50;
+/// The status of a stream whose session is over.
+const AGENT_LOST: u64 = 13;
 
 #[test]
 fn a_silent_cut_is_survived() {
@@ -75,11 +77,13 @@ fn a_cut_longer_than_the_session_lives_resets_every_stream_and_new_ones_work() {
     wait_until("a new connection works", NEW_SESSION, || echo_once(&mut connect(echo), b"new").is_ok());
     let new = healed.elapsed();
     let lost = relay.wait_state("agentLost", cut, Duration::from_secs(5));
+    let told = relay.events().into_iter().filter(|event| event.is_stream_end(AGENT_LOST)).count();
     println!(
         "a session that died in the cut: its streams reset {reset:?}, new ones worked {new:?} after the heal: {}",
         lost.value
     );
     assert!(new < NEW_SESSION, "new connections worked after {new:?}");
+    assert_eq!(told, streams.len(), "the end of each stream is told: {:#?}", relay.events());
 }
 
 #[test]
@@ -99,6 +103,8 @@ fn half_closed_streams_survive_a_cut() {
     talking.write_all(b"last words").unwrap();
     talking.shutdown(Shutdown::Write).unwrap();
     relay.wait_state("reconnecting", since, Duration::from_secs(20));
+    // What the old connections held is lost with them.
+    path.reset();
     path.heal();
     let healed = Instant::now();
     let mut answer = String::new();
@@ -138,6 +144,7 @@ fn a_reset_and_an_end_that_fell_into_a_cut_arrive_as_what_they_were() {
     socket2::SockRef::from(&far_reset).set_linger(Some(Duration::ZERO)).unwrap();
     drop(far_reset);
     relay.wait_state("reconnecting", since, Duration::from_secs(20));
+    path.reset();
     path.heal();
     let healed = Instant::now();
     assert_eq!(reset.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);

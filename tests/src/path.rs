@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// What happens to connections on the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,14 @@ struct Shared {
     idle_limit: Option<Duration>,
     idle_ends: AtomicU64,
     accepted: Mutex<Vec<Instant>>,
+    open: Mutex<Vec<Arc<Carried>>>,
+}
+
+/// One connection, as the path sees it.
+struct Carried {
+    bytes: AtomicU64,
+    last: Mutex<Instant>,
+    reset: Notify,
 }
 
 /// A breakable path; gone with all its connections when dropped.
@@ -71,6 +79,7 @@ impl Path {
             idle_limit,
             idle_ends: AtomicU64::new(0),
             accepted: Mutex::default(),
+            open: Mutex::default(),
         });
         let address = listener.local_addr().unwrap();
         runtime.spawn(accept(listener, shared.clone()));
@@ -121,6 +130,13 @@ impl Path {
     /// Resets every connection that is open.
     pub fn reset(&self) {
         self.shared.resets.send_modify(|count| *count += 1);
+    }
+
+    /// Resets the connection that has carried the most of those that are open: a lane with bulk.
+    pub fn reset_busiest(&self) {
+        let open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let busiest = open.iter().max_by_key(|carried| carried.bytes.load(Ordering::Relaxed));
+        busiest.expect("a connection is open").reset.notify_one();
     }
 
     /// How many connections were reset because they were idle.
@@ -185,15 +201,24 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
     let ended_well = {
         let (client_read, client_write) = client.split();
         let (server_read, server_write) = server.split();
-        let last = Mutex::new(Instant::now());
-        tokio::select! {
+        let carried = Arc::new(Carried {
+            bytes: AtomicU64::new(0),
+            last: Mutex::new(Instant::now()),
+            reset: Notify::new(),
+        });
+        shared.open.lock().unwrap_or_else(PoisonError::into_inner).push(carried.clone());
+        let ended_well = tokio::select! {
             (there, back) = async { tokio::join!(
-                pump(client_read, server_write, &shared, &last),
-                pump(server_read, client_write, &shared, &last),
+                pump(client_read, server_write, &shared, &carried),
+                pump(server_read, client_write, &shared, &carried),
             ) } => there.is_ok() && back.is_ok(),
             _ = resets.changed() => false,
-            () = idle(&shared, &last) => false,
-        }
+            () = carried.reset.notified() => false,
+            () = idle(&shared, &carried.last) => false,
+        };
+        let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| !Arc::ptr_eq(other, &carried));
+        ended_well
     };
     if !ended_well {
         let _ = client.set_zero_linger();
@@ -206,7 +231,7 @@ async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     shared: &Shared,
-    last: &Mutex<Instant>,
+    carried: &Carried,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -215,7 +240,8 @@ async fn pump(
         if read == 0 {
             return to.shutdown().await;
         }
-        *last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *carried.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        carried.bytes.fetch_add(read as u64, Ordering::Relaxed);
         to.write_all(&buffer[..read]).await?;
     }
 }

@@ -52,6 +52,11 @@ impl Event {
     pub fn is_state(&self, state: &str) -> bool {
         self.value["event"] == "state" && self.value["state"] == state
     }
+
+    /// Whether it tells that a stream ended with this status.
+    pub fn is_stream_end(&self, status: u64) -> bool {
+        self.value["event"] == "stream" && self.value["status"] == status
+    }
 }
 
 /// A running plugin; ended when dropped.
