@@ -56,32 +56,18 @@ fn pieces<'a>(mut bytes: &'a [u8], sizes: [usize; 2]) -> impl Iterator<Item = &'
     })
 }
 
-fn spdy(bytes: &[u8], sizes: [usize; 2], limit: usize) -> Said {
-    let (mut decoder, mut said) = (spdy::Decoder::default(), Said::NOTHING);
+/// What a decoder did with the front of a piece: how much it took, and whether it can go on without more.
+type Step = (usize, bool);
+
+/// Hands a decoder all pieces in turn. `step` decodes once; at an error, which it has said itself, it is over.
+fn feed(bytes: &[u8], sizes: [usize; 2], mut step: impl FnMut(&[u8], &mut Said) -> Option<Step>) -> Said {
+    let mut said = Said::NOTHING;
     for mut piece in pieces(bytes, sizes) {
         loop {
-            match decoder.decode(piece, limit) {
-                Ok((taken, event)) => {
-                    piece = &piece[taken..];
-                    match event {
-                        spdy::Event::NeedMore => break,
-                        spdy::Event::Data(data) => {
-                            assert!(!data.is_empty() && data.len() <= limit);
-                            said.bytes(1, data);
-                        }
-                        spdy::Event::ErrorText { bytes, last } => {
-                            said.bytes(2, bytes);
-                            if last {
-                                said.one(&last);
-                            }
-                        }
-                        event => said.one(&event),
-                    }
-                }
-                Err(error) => {
-                    said.one(&error);
-                    return said;
-                }
+            let Some((taken, goes_on)) = step(piece, &mut said) else { return said };
+            piece = &piece[taken..];
+            if !goes_on {
+                break;
             }
         }
         assert!(piece.is_empty(), "what needs more has taken everything");
@@ -89,34 +75,51 @@ fn spdy(bytes: &[u8], sizes: [usize; 2], limit: usize) -> Said {
     said
 }
 
-fn websocket(bytes: &[u8], sizes: [usize; 2], limit: usize) -> Said {
-    let (mut decoder, mut said) = (websocket::Decoder::default(), Said::NOTHING);
-    for mut piece in pieces(bytes, sizes) {
-        loop {
-            match decoder.next(piece) {
-                Ok((taken, step)) => {
-                    piece = &piece[taken..];
-                    match step {
-                        websocket::Step::NeedMore => break,
-                        websocket::Step::Payload(len) => {
-                            assert!(0 < len && len <= piece.len());
-                            let used = len.min(limit);
-                            said.bytes(1, &piece[..used]);
-                            decoder.advance(used);
-                            piece = &piece[used..];
-                        }
-                        step => said.one(&step),
-                    }
-                }
-                Err(error) => {
-                    said.one(&error);
-                    return said;
+/// Says the error of a decoder that is over.
+fn over<T>(result: Result<T, impl fmt::Debug>, said: &mut Said) -> Option<T> {
+    result.inspect_err(|error| said.one(error)).ok()
+}
+
+fn spdy(bytes: &[u8], sizes: [usize; 2], limit: usize) -> Said {
+    let mut decoder = spdy::Decoder::default();
+    feed(bytes, sizes, |piece, said| {
+        let (taken, event) = over(decoder.decode(piece, limit), said)?;
+        match event {
+            spdy::Event::NeedMore => return Some((taken, false)),
+            spdy::Event::Data(data) => {
+                assert!(!data.is_empty() && data.len() <= limit);
+                said.bytes(1, data);
+            }
+            spdy::Event::ErrorText { bytes, last } => {
+                said.bytes(2, bytes);
+                if last {
+                    said.one(&last);
                 }
             }
+            event => said.one(&event),
         }
-        assert!(piece.is_empty(), "what needs more has taken everything");
-    }
-    said
+        Some((taken, true))
+    })
+}
+
+fn websocket(bytes: &[u8], sizes: [usize; 2], limit: usize) -> Said {
+    let mut decoder = websocket::Decoder::default();
+    feed(bytes, sizes, |piece, said| {
+        let (mut taken, step) = over(decoder.next(piece), said)?;
+        match step {
+            websocket::Step::NeedMore => return Some((taken, false)),
+            websocket::Step::Payload(len) => {
+                let payload = &piece[taken..];
+                assert!(0 < len && len <= payload.len());
+                let used = len.min(limit);
+                said.bytes(1, &payload[..used]);
+                decoder.advance(used);
+                taken += used;
+            }
+            step => said.one(&step),
+        }
+        Some((taken, true))
+    })
 }
 
 /// Messages are 16 bytes long; the pieces are theirs.
@@ -151,30 +154,19 @@ fn v4(bytes: &[u8], sizes: [usize; 2], limit: usize) -> Said {
 }
 
 fn inbound(negotiated: Negotiated, bytes: &[u8], sizes: [usize; 2], limit: usize) -> Said {
-    let (mut decoder, mut said) = (Inbound::new(negotiated, PORT), Said::NOTHING);
-    for mut piece in pieces(bytes, sizes) {
-        loop {
-            match decoder.decode(piece, limit) {
-                Ok((taken, event)) => {
-                    piece = &piece[taken..];
-                    match event {
-                        Event::NeedMore => break,
-                        Event::Data(data) => {
-                            assert!(!data.is_empty() && data.len() <= limit);
-                            said.bytes(1, data);
-                        }
-                        event => said.one(&event),
-                    }
-                }
-                Err(error) => {
-                    said.one(&error);
-                    return said;
-                }
+    let mut decoder = Inbound::new(negotiated, PORT);
+    feed(bytes, sizes, |piece, said| {
+        let (taken, event) = over(decoder.decode(piece, limit), said)?;
+        match event {
+            Event::NeedMore => return Some((taken, false)),
+            Event::Data(data) => {
+                assert!(!data.is_empty() && data.len() <= limit);
+                said.bytes(1, data);
             }
+            event => said.one(&event),
         }
-        assert!(piece.is_empty(), "what needs more has taken everything");
-    }
-    said
+        Some((taken, true))
+    })
 }
 
 fn decode(kind: u8, bytes: &[u8], sizes: [usize; 2], limit: usize) -> Said {

@@ -323,6 +323,9 @@ impl World {
             assert!(
                 stats.receive_reserved <= end.pools[0].limit() && stats.send_held <= end.pools[1].limit()
             );
+            let audit = end.session.audit();
+            assert!(audit.credit <= stats.receive_reserved as u64 && audit.stored <= audit.credit);
+            assert_eq!(audit.sending, stats.send_held);
         }
     }
 }

@@ -10,6 +10,7 @@ use relay_server::settings::{Limits, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::ends;
 use crate::support::*;
 
 #[tokio::test]
@@ -67,20 +68,7 @@ async fn a_server_may_speak_first() {
 async fn half_close_keeps_the_reply_flowing() {
     let agent = Running::start().await;
     let (listener, address) = target().await;
-    let reply = pattern(1 << 20);
-    let client = async {
-        let mut client = agent.open_ok(Tcp, address).await;
-        client.write_all(b"question").await.unwrap();
-        client.shutdown().await.unwrap();
-        rest(&mut client).await
-    };
-    let server = async {
-        let (mut socket, _) = listener.accept().await.unwrap();
-        assert_eq!(rest(&mut socket).await, b"question");
-        socket.write_all(&reply).await.unwrap();
-    };
-    let (got, ()) = tokio::join!(client, server);
-    assert!(got == reply);
+    ends::half_close(agent.open_ok(Tcp, address).await, listener).await;
 }
 
 #[tokio::test]
@@ -124,15 +112,9 @@ async fn much_both_ways_at_once_arrives_whole() {
 async fn a_reset_by_the_target_follows_its_last_bytes() {
     let agent = Running::start().await;
     let (listener, address) = target().await;
-    let (mut client, accepted) = tokio::join!(agent.open_ok(Tcp, address), listener.accept());
-    let mut server = accepted.unwrap().0;
-    server.write_all(b"part").await.unwrap();
-    server.set_zero_linger().unwrap();
-    drop(server);
-    let mut part = [0; 4];
-    client.read_exact(&mut part).await.unwrap();
-    assert_eq!(&part, b"part");
-    assert_eq!(client.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let (client, accepted) = tokio::join!(agent.open_ok(Tcp, address), listener.accept());
+    let error = ends::target_resets(client, accepted.unwrap().0).await;
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]

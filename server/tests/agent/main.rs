@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod direct;
+mod ends;
 mod greeting;
 mod hostile;
 mod memory;

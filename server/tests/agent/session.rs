@@ -13,6 +13,7 @@ use relay_tunnel::{ClientConfig, DialError, Dialer, Session, StreamReset};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
+use crate::ends;
 use crate::support::*;
 
 /// Dials lanes to an agent on this machine.
@@ -39,24 +40,9 @@ pub(crate) fn to(protocol: Protocol, address: &str, port: u16) -> Header {
 #[tokio::test]
 async fn half_close_keeps_the_reply_flowing() {
     let agent = Running::start().await;
-    let session = client(&agent);
     let (listener, address) = target().await;
-    let reply = pattern(4 << 20);
-    let client = async {
-        let mut stream = session.open(to(Tcp, "127.0.0.1", address.port())).await.unwrap();
-        stream.write_all(b"question").await.unwrap();
-        stream.shutdown().await.unwrap();
-        let mut got = Vec::new();
-        stream.read_to_end(&mut got).await.unwrap();
-        got
-    };
-    let server = async {
-        let (mut socket, _) = listener.accept().await.unwrap();
-        assert_eq!(rest(&mut socket).await, b"question");
-        socket.write_all(&reply).await.unwrap();
-    };
-    let (got, ()) = tokio::join!(client, server);
-    assert!(got == reply);
+    let stream = client(&agent).open(to(Tcp, "127.0.0.1", address.port())).await.unwrap();
+    ends::half_close(stream, listener).await;
 }
 
 #[tokio::test]
@@ -73,18 +59,11 @@ async fn a_refused_port_is_a_reset_with_that_status() {
 #[tokio::test]
 async fn a_reset_by_the_target_follows_its_last_bytes() {
     let agent = Running::start().await;
-    let session = client(&agent);
     let (listener, address) = target().await;
-    let mut stream = session.open(to(Tcp, "127.0.0.1", address.port())).await.unwrap();
-    let (mut server, _) = listener.accept().await.unwrap();
+    let stream = client(&agent).open(to(Tcp, "127.0.0.1", address.port())).await.unwrap();
+    let (server, _) = listener.accept().await.unwrap();
     stream.opened().await.unwrap();
-    server.write_all(b"part").await.unwrap();
-    server.set_zero_linger().unwrap();
-    drop(server);
-    let mut part = [0; 4];
-    stream.read_exact(&mut part).await.unwrap();
-    assert_eq!(&part, b"part");
-    let error = stream.read_u8().await.unwrap_err();
+    let error = ends::target_resets(stream, server).await;
     let reset = error.get_ref().and_then(|inner| inner.downcast_ref::<StreamReset>()).unwrap();
     assert_eq!(reset.status, Status::ResetByPeer);
 }
