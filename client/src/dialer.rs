@@ -5,7 +5,7 @@ use std::time::Duration;
 use kube::Client;
 use relay_transport::{Connection, DialError as TransportError, Mode, PortForward, ReadHalf, WriteHalf};
 use relay_tunnel::{DialError, Dialer, LaneIo};
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     agent::{launch::LaunchError, spec::AGENT_PORT},
@@ -13,8 +13,8 @@ use crate::{
     cluster::rbac::role_for,
 };
 
-/// How long one dial may take: less than the session gives an attempt, so that it is known what took so long.
-const LIMIT: Duration = Duration::from_secs(8);
+/// A dial that is given up after this long, or later, says that nothing answers.
+const UNANSWERED: Duration = Duration::from_secs(2);
 
 /// Dials lanes to one agent.
 pub struct LaneDialer {
@@ -48,8 +48,10 @@ impl Dialer for LaneDialer {
     type Io = Lane;
 
     async fn dial(&mut self) -> Result<Lane, DialError> {
-        let dialling = PortForward::dial(&self.client, &self.namespace, &self.pod, AGENT_PORT, self.mode);
-        let dialled = timeout(LIMIT, dialling).await.unwrap_or(Err(TransportError::TimedOut(LIMIT)));
+        let mut unanswered = Unanswered { since: Instant::now(), failures: Some(self.failures.clone()) };
+        let dialled =
+            PortForward::dial(&self.client, &self.namespace, &self.pod, AGENT_PORT, self.mode).await;
+        unanswered.failures = None;
         match dialled {
             Ok((connection, negotiated)) => {
                 tracing::info!(?negotiated, pod = self.pod, "lane dialled");
@@ -71,6 +73,21 @@ impl Dialer for LaneDialer {
                 self.failures.send_replace(Some(error));
                 Err(dial_error)
             }
+        }
+    }
+}
+
+/// A dial under way: the session may give it up sooner than it would end by itself, which is a failure like others.
+struct Unanswered {
+    since: Instant,
+    failures: Option<watch::Sender<Option<TransportError>>>,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let waited = self.since.elapsed();
+        if let Some(failures) = self.failures.take().filter(|_| waited >= UNANSWERED) {
+            failures.send_replace(Some(TransportError::TimedOut(waited)));
         }
     }
 }

@@ -88,8 +88,10 @@ impl Farewell {
             }
         };
         tokio::select! {
-            () = done => None,
+            // A session that has ended has no streams either: those it had were reset.
+            biased;
             reason = lost => Some(reason),
+            () = done => None,
             reason = self.gone() => Some(reason),
         }
     }

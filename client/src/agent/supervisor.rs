@@ -1,7 +1,7 @@
 //! Keeps an agent running and a session with it: one task that owns both, and starts them again when they are lost.
 //! The listeners know nothing of this; they ask for the current session.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use relay_transport::DialError as DialFailure;
@@ -95,6 +95,8 @@ struct Away {
     since: Instant,
     /// The API server says so itself.
     told: bool,
+    /// It answers everything but the dials.
+    answered: bool,
 }
 
 impl Supervisor {
@@ -207,9 +209,10 @@ impl Supervisor {
         let mut network = self.network.clone();
         let mut told = None;
         let mut away: Option<Away> = None;
+        let mut asking = None;
         let mut is_down = false;
         loop {
-            let patience = away.as_ref().map(|away| away.since + NODE_AFTER);
+            let patience = away.as_ref().filter(|away| !away.answered).map(|away| away.since + NODE_AFTER);
             tokio::select! {
                 // What was refused says more than the loss that follows from it.
                 biased;
@@ -220,6 +223,10 @@ impl Supervisor {
                         return Err(error);
                     }
                     away = Away::after(away, failure.as_ref()).filter(|_| is_down);
+                    // A dial has failed once more since the answer: it is not the path that was away.
+                    if away.as_ref().is_some_and(|away| away.answered) {
+                        return Ok((session, End::Unreachable));
+                    }
                     if away.is_some() && agent.is_given_up(Timestamp::now()) {
                         let end = End::AgentLost { reason: agent.node_is_gone(), node: true };
                         return Ok((session, end));
@@ -229,11 +236,15 @@ impl Supervisor {
                     session.abandon("it took too long");
                     return Err(LaunchError::Unreached { waited: self.launcher.timeout, reason: told });
                 }
-                () = until(patience), if patience.is_some() => {
-                    let told = away.take().is_some_and(|away| away.told);
-                    if told || self.launcher.is_answered().await {
+                () = until(patience), if patience.is_some() && asking.is_none() => {
+                    if away.as_ref().is_some_and(|away| away.told) {
                         return Ok((session, End::Unreachable));
                     }
+                    asking = Some(Box::pin(self.launcher.is_answered()));
+                }
+                answered = answer(&mut asking) => {
+                    asking = None;
+                    away = away.filter(|_| answered).map(|away| Away { answered: true, ..away });
                 }
                 fate = agent.fate_after(None) => {
                     let end = match fate {
@@ -325,7 +336,17 @@ impl Away {
             NodeAway::Perhaps => false,
             NodeAway::Yes => true,
         };
-        Some(Self { since: before.map_or_else(Instant::now, |away| away.since), told })
+        let (since, answered) =
+            before.map_or_else(|| (Instant::now(), false), |away| (away.since, away.answered));
+        Some(Self { since, told, answered })
+    }
+}
+
+/// The answer to what is being asked, if anything is.
+async fn answer(asking: &mut Option<Pin<Box<impl Future<Output = bool>>>>) -> bool {
+    match asking {
+        Some(asking) => asking.await,
+        None => std::future::pending().await,
     }
 }
 

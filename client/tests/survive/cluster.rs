@@ -2,7 +2,7 @@
 //! server in front can refuse, lose a node, move to another address, or be cut off.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
 };
 
@@ -28,6 +28,15 @@ pub(crate) struct Pod {
     node: &'static str,
 }
 
+/// What comes of a dial to a node that is gone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Away {
+    /// The API server says so.
+    Told,
+    /// The API server waits for it, and so does the dial.
+    Silent,
+}
+
 /// What the API server says to everything.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mood {
@@ -43,7 +52,7 @@ struct State {
     pods: watch::Sender<BTreeMap<String, Pod>>,
     mood: Mutex<Mood>,
     token: Mutex<String>,
-    away: Mutex<HashSet<&'static str>>,
+    away: Mutex<HashMap<&'static str, Away>>,
     /// Open connections, those of lanes with their node.
     connections: Mutex<Vec<(Option<&'static str>, CancellationToken)>>,
 }
@@ -98,14 +107,19 @@ impl Cluster {
     }
 
     /// A node is gone: its lanes break, and the API server does not reach it.
-    pub(crate) fn lose_node(&self, node: &'static str) {
-        self.0.away.lock().unwrap().insert(node);
+    pub(crate) fn lose_node(&self, node: &'static str, away: Away) {
+        self.0.away.lock().unwrap().insert(node, away);
         self.0.connections.lock().unwrap().retain(|(on, cut)| {
             if *on == Some(node) {
                 cut.cancel();
             }
             *on != Some(node)
         });
+    }
+
+    /// It is back.
+    pub(crate) fn find_node(&self, node: &'static str) {
+        self.0.away.lock().unwrap().remove(node);
     }
 
     /// What the node controller does to the pods of a node that it has not heard of for long enough.
@@ -143,7 +157,8 @@ impl Cluster {
                         self.0.connections.lock().unwrap().push((Some(pod.node), cut.clone()));
                         return websocket::serve(stream, &asked.head, pod.agent).await;
                     }
-                    Err(answer) => answer,
+                    Err(Some(answer)) => answer,
+                    Err(None) => return std::future::pending().await,
                 },
                 (_, path) if asked.query.contains("watch=true") => {
                     let follows = path == pods;
@@ -169,15 +184,18 @@ impl Cluster {
         }
     }
 
-    fn agent(&self, asked: &Asked) -> Result<Pod, (u16, Value)> {
+    /// The pod of a dial; otherwise what is answered, if anything is.
+    fn agent(&self, asked: &Asked) -> Result<Pod, Option<(u16, Value)>> {
         let name = asked.path.rsplit('/').nth(1).unwrap_or_default();
         let pod = self.0.pods.borrow().get(name).cloned();
-        match pod {
-            None => Err(not_found(name)),
-            Some(pod) if self.0.away.lock().unwrap().contains(pod.node) => {
-                Err(status(500, "error dialing backend: dial tcp 10.0.0.1:10250: connect: no route to host"))
+        let Some(pod) = pod else { return Err(Some(not_found(name))) };
+        match self.0.away.lock().unwrap().get(pod.node) {
+            None => Ok(pod),
+            Some(Away::Told) => {
+                let message = "error dialing backend: dial tcp 10.0.0.1:10250: connect: no route to host";
+                Err(Some(status(500, message)))
             }
-            Some(pod) => Ok(pod),
+            Some(Away::Silent) => Err(None),
         }
     }
 

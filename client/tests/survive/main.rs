@@ -14,7 +14,7 @@ use std::{
 };
 
 use clap::Parser;
-use cluster::{Cluster, Mood};
+use cluster::{Away, Cluster, Mood};
 use kubectl_relay::{
     cli::{args::Args, settings::Settings},
     error::Error,
@@ -174,7 +174,7 @@ async fn an_agent_whose_node_is_lost_is_replaced_on_another_one() {
     let old = plugin.connected().await;
     assert_eq!(cluster.nodes(), ["node-1"]);
 
-    cluster.lose_node("node-1");
+    cluster.lose_node("node-1", Away::Told);
     let since = Instant::now();
     plugin.state("unreachable").await;
     plugin.ready_again().await;
@@ -189,6 +189,22 @@ async fn an_agent_whose_node_is_lost_is_replaced_on_another_one() {
     let warning = plugin.event(|event| event["event"] == "warning").await;
     let message = warning["message"].as_str().unwrap();
     assert!(message.ends_with("are reset: its node node-1 does not answer"), "{message}");
+}
+
+#[tokio::test]
+async fn an_agent_whose_node_swallows_every_dial_is_replaced_too() {
+    let cluster = Cluster::new();
+    let (server, _) = cluster.listen().await;
+    let plugin = Plugin::start(&server);
+    let mut old = plugin.connected().await;
+
+    cluster.lose_node("node-1", Away::Silent);
+    plugin.state("unreachable").await;
+    plugin.ready_again().await;
+    plugin.connected().await;
+    // It was only away: what was open goes on there.
+    cluster.find_node("node-1");
+    echo(&mut old, b"still there").await;
 }
 
 #[tokio::test]
