@@ -117,6 +117,7 @@ impl Supervisor {
     /// Runs until an agent cannot be had.
     pub async fn run(self) -> LaunchError {
         let mut pause = FIRST_PAUSE;
+        let mut is_new = true;
         let mut refused = None;
         let mut avoid: Option<String> = None;
         self.launcher.output.state(&RelayState::Connecting);
@@ -129,7 +130,9 @@ impl Supervisor {
                         Ok(node) => avoid = node,
                         Err(error) => return error,
                     }
-                    if started.elapsed() > STEADY {
+                    // The first loss is nobody's habit; agents that go as they come are.
+                    let is_first = std::mem::take(&mut is_new);
+                    if is_first || started.elapsed() > STEADY {
                         pause = FIRST_PAUSE;
                         continue;
                     }
