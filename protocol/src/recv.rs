@@ -19,6 +19,8 @@ const MAX_GAPS: u64 = 4_096;
 pub(crate) struct RecvHalf {
     /// In order, not yet taken by the program.
     ready: VecDeque<BytesMut>,
+    /// Taken by the program, which still holds it for somebody else.
+    lent: u64,
     consumed: u64,
     /// Next offset wanted in order.
     next: u64,
@@ -37,6 +39,7 @@ impl RecvHalf {
     pub(crate) fn new(limit: u64) -> Self {
         Self {
             ready: VecDeque::new(),
+            lent: 0,
             consumed: 0,
             next: 0,
             ahead: BTreeMap::new(),
@@ -49,6 +52,11 @@ impl RecvHalf {
 
     pub(crate) fn limit(&self) -> u64 {
         self.limit
+    }
+
+    /// Whether the peer can go on for long without more credit.
+    pub(crate) fn has_plenty(&self) -> bool {
+        self.limit - self.next >= self.window / 2
     }
 
     pub(crate) fn window(&self) -> u64 {
@@ -180,13 +188,21 @@ impl RecvHalf {
         self.ready.push_back(chunk);
     }
 
-    /// Takes the next bytes in order, at most `max`.
-    pub(crate) fn read(&mut self, max: usize) -> Option<Bytes> {
+    /// Takes the next bytes in order, at most `max`. They count as held here until they are consumed.
+    pub(crate) fn lend(&mut self, max: usize) -> Option<Bytes> {
         let front = self.ready.front_mut()?;
         let data =
             if front.len() <= max { self.ready.pop_front()?.freeze() } else { front.split_to(max).freeze() };
-        self.consumed += data.len() as u64;
+        self.lent += data.len() as u64;
         Some(data)
+    }
+
+    /// The program has done with the first `len` bytes that were lent.
+    pub(crate) fn consume(&mut self, len: u64) {
+        debug_assert!(len <= self.lent);
+        let len = len.min(self.lent);
+        self.lent -= len;
+        self.consumed += len;
     }
 
     /// The credit to announce, if it is worth a frame: at least a quarter of the window has been taken.
@@ -242,6 +258,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn read(half: &mut RecvHalf, max: usize) -> Option<Bytes> {
+        let data = half.lend(max)?;
+        half.consume(data.len() as u64);
+        Some(data)
+    }
+
     proptest! {
         #[test]
         fn any_order_any_overlap_any_duplicates(
@@ -257,12 +279,12 @@ mod tests {
                 let start = start.min(data.len());
                 let end = (start + len).min(data.len());
                 half.insert(start as u64, &data[start..end], end == data.len()).unwrap();
-                if let Some(bytes) = half.read(*reads.next().unwrap()) {
+                if let Some(bytes) = read(&mut half, *reads.next().unwrap()) {
                     out.extend_from_slice(&bytes);
                 }
             }
             prop_assert!(half.is_complete());
-            while let Some(bytes) = half.read(7) {
+            while let Some(bytes) = read(&mut half, 7) {
                 out.extend_from_slice(&bytes);
             }
             prop_assert!(half.is_delivered());
@@ -295,16 +317,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lent_gives_no_credit_before_it_is_consumed() {
+        let now = Instant::now();
+        let mut half = RecvHalf::new(100);
+        half.insert(0, &[0; 100], false).unwrap();
+        assert_eq!(half.lend(80).unwrap().len(), 80);
+        assert_eq!(half.renew(now, Duration::from_millis(10)), None);
+        half.consume(30);
+        assert_eq!(half.renew(now, Duration::from_millis(10)), Some(false));
+        assert_eq!(half.limit(), 130);
+    }
+
+    #[test]
     fn credit_is_renewed_by_the_quarter_and_grows_when_used_fast() {
         let now = Instant::now();
         let mut half = RecvHalf::new(100);
         half.insert(0, &[0; 100], false).unwrap();
-        half.read(24);
+        read(&mut half, 24);
         assert_eq!(half.renew(now, Duration::from_millis(10)), None);
-        half.read(26);
+        read(&mut half, 26);
         assert_eq!(half.renew(now, Duration::from_millis(10)), Some(false));
         assert_eq!(half.limit(), 150);
-        half.read(50);
+        read(&mut half, 50);
         assert_eq!(half.renew(now, Duration::from_millis(10)), Some(true));
         assert_eq!(half.limit(), 200);
     }

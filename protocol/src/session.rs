@@ -54,7 +54,7 @@ impl FlowKey {
 /// Bytes of the send pool that belong to each session, so that none waits for another's.
 pub const SEND_FLOOR: usize = 256 * 1024;
 /// Bytes written ahead of what has been sent, per stream.
-const AHEAD: u64 = 64 * 1024;
+const AHEAD: u64 = 2 * BATCH as u64;
 /// A stream that holds no more than this may use the last eighth of the send pool, in bytes.
 const SMALL: u64 = 4 * 1024;
 /// Streams that the peer may have open at first.
@@ -316,6 +316,8 @@ pub struct Session {
     data_bytes: u64,
 
     control: VecDeque<StreamKey>,
+    /// Streams whose new credit can wait for the next message, which the use of the old one brings about.
+    riders: VecDeque<StreamKey>,
     small: VecDeque<StreamKey>,
     bulk: VecDeque<StreamKey>,
     flow_queue: VecDeque<FlowKey>,
@@ -375,6 +377,7 @@ impl Session {
             last_data: now,
             data_bytes: 0,
             control: VecDeque::new(),
+            riders: VecDeque::new(),
             small: VecDeque::new(),
             bulk: VecDeque::new(),
             flow_queue: VecDeque::new(),
@@ -604,9 +607,18 @@ impl Session {
 
     /// Takes the next bytes, at most `max`.
     pub fn read(&mut self, now: Instant, key: StreamKey, max: usize) -> Read {
+        let read = self.lend(key, max);
+        if let Read::Data(data) = &read {
+            self.consume(now, key, data.len());
+        }
+        read
+    }
+
+    /// Takes the next bytes, at most `max`, for somebody who may not want them yet: they go on counting against the
+    /// receive pool, and the peer gets no credit for them, until [`Session::consume`].
+    pub fn lend(&mut self, key: StreamKey, max: usize) -> Read {
         let Some(stream) = self.streams.get_mut(key.0) else { return Read::Reset(Status::Aborted) };
-        if let Some(data) = stream.recv.read(max) {
-            self.renew_credit(now, key);
+        if let Some(data) = stream.recv.lend(max) {
             return Read::Data(data);
         }
         match (stream.reset_out, stream.reset_in) {
@@ -620,6 +632,14 @@ impl Session {
         Read::Blocked
     }
 
+    /// The first `len` bytes that were lent have left this process.
+    pub fn consume(&mut self, now: Instant, key: StreamKey, len: usize) {
+        if let Some(stream) = self.streams.get_mut(key.0) {
+            stream.recv.consume(len as u64);
+            self.renew_credit(now, key);
+        }
+    }
+
     fn renew_credit(&mut self, now: Instant, key: StreamKey) {
         // Below this, the programs' own turns count for more than the path.
         let round_trip = self.round_trip().max(Duration::from_millis(5));
@@ -627,6 +647,7 @@ impl Session {
         if stream.reset_in.is_some() || stream.reset_out.is_some() {
             return;
         }
+        let plenty = stream.recv.has_plenty();
         let Some(fast) = stream.recv.renew(now, round_trip) else { return };
         if fast {
             let more = stream.recv.window().min(self.received.free() as u64 / 2);
@@ -636,8 +657,12 @@ impl Session {
                 stream.recv.open_window();
             }
         }
-        stream.max_data_due = true;
-        self.queue_control(key);
+        if !plenty {
+            stream.max_data_due = true;
+            self.queue_control(key);
+        } else if !std::mem::replace(&mut stream.max_data_due, true) {
+            self.riders.push_back(key);
+        }
     }
 
     /// The least smoothed round trip of the lanes that work.
@@ -832,6 +857,7 @@ impl Session {
         }
         self.end_flows(status);
         self.control.clear();
+        self.riders.clear();
         self.small.clear();
         self.bulk.clear();
         self.events.push_back(Event::CanOpen);

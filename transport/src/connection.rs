@@ -264,16 +264,30 @@ impl AsyncRead for ReadHalf {
             let this = &mut *self;
             this.decode(target);
             this.poll_answers(cx);
-            if target.filled().len() > before {
+            let moved = target.filled().len() > before;
+            if moved && target.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
             match &this.over {
+                // An error waits for the next call.
+                Some(_) if moved => return Poll::Ready(Ok(())),
                 Some(Over::Finished) => return Poll::Ready(Ok(())),
                 Some(Over::Failed(error)) => return Poll::Ready(Err(error.clone().into())),
                 None => {}
             }
+            // With room left in the target, all that was read before has been decoded.
             let mut chunk = ReadBuf::new(&mut this.buffer);
-            ready!(Pin::new(&mut this.io).poll_read(cx, &mut chunk))?;
+            match Pin::new(&mut this.io).poll_read(cx, &mut chunk) {
+                Poll::Ready(Ok(())) => {}
+                // Whoever reads gets as much at a time as there is.
+                Poll::Pending if moved => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) if moved => {
+                    this.fail(ConnectionError::Lost);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            }
             (this.start, this.end) = (0, chunk.filled().len());
             if this.end == 0 {
                 this.fail(ConnectionError::Lost);

@@ -1,18 +1,26 @@
-//! Copies both ways between a TCP socket and a stream, each direction with its own end.
+//! Copies both ways between a TCP socket and a stream, each direction with its own end. One look at the session
+//! serves both directions, and one write to the socket takes all that has arrived.
 
-use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::pin;
-use std::task::Poll;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Buf as _, Bytes};
 use relay_protocol::Status;
-use tokio::io::AsyncWriteExt as _;
+use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::buffers::Buffer;
-use crate::stream::{StreamReset, TunnelStream};
+use crate::stream::{Incoming, TunnelStream};
+
+/// Most pieces in one write to the socket.
+const PIECES: usize = 64;
+
+/// Bytes between two looks at a socket's settings.
+const TUNE_EVERY: u64 = 1 << 20;
 
 /// What a splice moved, and how it ended.
 #[derive(Debug)]
@@ -41,114 +49,190 @@ enum Failure {
     Socket(io::Error),
 }
 
-impl From<StreamReset> for Failure {
-    fn from(reset: StreamReset) -> Self {
-        Self::Tunnel(reset.status)
-    }
-}
-
 /// Ends a socket with a reset instead of an orderly end, so that the program behind it can tell.
 pub fn abort(socket: TcpStream) {
-    let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
 }
 
 /// Copies until both directions have ended or either end was reset. A reset on one side becomes one on the other.
 pub async fn splice(socket: TcpStream, stream: TunnelStream) -> SpliceReport {
-    let (mut read, mut write) = socket.into_split();
-    let (mut sent, mut received) = (0, 0);
-    let result = both(&mut read, &mut write, &stream, &mut sent, &mut received).await;
+    splice_tuned(socket, stream, |_| {}).await
+}
+
+/// As [`splice`], and shows the socket to `tune` each time another mebibyte has gone through it.
+pub async fn splice_tuned(
+    socket: TcpStream,
+    stream: TunnelStream,
+    mut tune: impl FnMut(&TcpStream),
+) -> SpliceReport {
+    let mut splice = Splice {
+        socket: &socket,
+        stream: &stream,
+        unsent: Bytes::new(),
+        up_done: false,
+        unwritten: VecDeque::new(),
+        down: Down::Open,
+        sent: 0,
+        received: 0,
+    };
+    let mut tuned = 0;
+    let result = poll_fn(|cx| {
+        let result = splice.poll(cx);
+        let moved = splice.sent + splice.received;
+        if moved >= tuned + TUNE_EVERY {
+            tuned = moved;
+            tune(&socket);
+        }
+        result
+    })
+    .await;
+    let (sent, received) = (splice.sent, splice.received);
     let end = match result {
         Ok(()) => SpliceEnd::Finished,
-        Err(failure) => {
-            // Only the halves of one socket can be reunited, and these are.
-            if let Ok(socket) = read.reunite(write) {
-                abort(socket);
-            }
-            match failure {
-                Failure::Tunnel(status) => SpliceEnd::ResetByTunnel(status),
-                Failure::Socket(error) => {
-                    stream.reset(Status::ResetByPeer);
-                    SpliceEnd::ResetBySocket(error)
-                }
-            }
+        Err(Failure::Tunnel(status)) => {
+            abort(socket);
+            SpliceEnd::ResetByTunnel(status)
+        }
+        Err(Failure::Socket(error)) => {
+            abort(socket);
+            stream.reset(Status::ResetByPeer);
+            SpliceEnd::ResetBySocket(error)
         }
     };
     SpliceReport { sent, received, end }
 }
 
-async fn both(
-    read: &mut OwnedReadHalf,
-    write: &mut OwnedWriteHalf,
-    stream: &TunnelStream,
-    sent: &mut u64,
-    received: &mut u64,
-) -> Result<(), Failure> {
-    let (mut up, mut down) = (pin!(upward(read, stream, sent)), pin!(downward(write, stream, received)));
-    let (mut up_done, mut down_done) = (false, false);
-    poll_fn(|cx| {
-        if !up_done && let Poll::Ready(result) = up.as_mut().poll(cx) {
-            match result {
-                // What was sent before the reset is still to be delivered; the other direction ends with it.
-                Err(Failure::Tunnel(Status::ResetByPeer)) if !down_done => {}
-                result => result?,
-            }
-            up_done = true;
-        }
-        if !down_done && let Poll::Ready(result) = down.as_mut().poll(cx) {
-            result?;
-            down_done = true;
-        }
-        if up_done && down_done {
-            return Poll::Ready(Ok(()));
-        }
-        // A direction that waits for its socket would not notice.
-        if let Poll::Ready(reset) = stream.poll_reset(cx, down_done) {
-            return Poll::Ready(Err(reset.into()));
-        }
-        Poll::Pending
-    })
-    .await
+/// How far the direction to the socket has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Down {
+    Open,
+    /// Nothing follows what is still unwritten.
+    Ending,
+    Done,
 }
 
-async fn upward(socket: &mut OwnedReadHalf, stream: &TunnelStream, sent: &mut u64) -> Result<(), Failure> {
-    loop {
-        let room = poll_fn(|cx| stream.poll_room(cx)).await?;
-        socket.readable().await.map_err(Failure::Socket)?;
-        // A connection that is idle holds no buffer.
-        let mut buffer = Buffer::take();
-        let len = match socket.try_read(buffer.space(room)) {
-            Ok(0) => {
-                stream.finish();
-                return Ok(());
+struct Splice<'a> {
+    socket: &'a TcpStream,
+    stream: &'a TunnelStream,
+    /// Read from the socket; the stream had no room.
+    unsent: Bytes,
+    up_done: bool,
+    /// Taken from the stream, on loan until the socket has it.
+    unwritten: VecDeque<Bytes>,
+    down: Down,
+    sent: u64,
+    received: u64,
+}
+
+impl Splice<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let mut written = 0;
+        loop {
+            let look = self.stream.look(cx, !self.up_done, written, PIECES, &mut self.unwritten);
+            written = 0;
+            match look.incoming {
+                Incoming::Ended if self.down == Down::Open => self.down = Down::Ending,
+                Incoming::Open | Incoming::Ended => {}
+                Incoming::Reset(status) => return Poll::Ready(Err(Failure::Tunnel(status))),
             }
-            Ok(len) => len,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(Failure::Socket(error)),
-        };
-        let mut data = buffer.into_bytes(len);
-        *sent += len as u64;
-        while !data.is_empty() {
-            let taken = stream.send(&data)?;
-            bytes::Buf::advance(&mut data, taken);
-            if !data.is_empty() {
-                poll_fn(|cx| stream.poll_room(cx)).await?;
+            let mut moved = false;
+            if !self.up_done {
+                match look.room {
+                    Ok(room) => moved |= self.upward(cx, room)?,
+                    // What was sent before the reset is still to be delivered; the other direction ends with it.
+                    Err(Status::ResetByPeer) if self.down != Down::Done => self.up_done = true,
+                    Err(status) => return Poll::Ready(Err(Failure::Tunnel(status))),
+                }
+            }
+            if self.down != Down::Done {
+                written = self.downward(cx).map_err(Failure::Socket)?;
+                moved |= written > 0;
+            }
+            if self.up_done && self.down == Down::Done {
+                return Poll::Ready(Ok(()));
+            }
+            if !moved {
+                return Poll::Pending;
             }
         }
     }
-}
 
-async fn downward(
-    socket: &mut OwnedWriteHalf,
-    stream: &TunnelStream,
-    received: &mut u64,
-) -> Result<(), Failure> {
-    loop {
-        let chunk = poll_fn(|cx| stream.poll_recv(cx, usize::MAX)).await?;
-        let Some(chunk) = chunk else {
-            return socket.shutdown().await.map_err(Failure::Socket);
-        };
-        let len = chunk.len() as u64;
-        socket.write_all(&chunk).await.map_err(Failure::Socket)?;
-        *received += len;
+    /// Moves bytes from the socket into the stream; true where it did.
+    fn upward(&mut self, cx: &mut Context<'_>, room: usize) -> Result<bool, Failure> {
+        if room == 0 {
+            return Ok(false);
+        }
+        if self.unsent.is_empty() && !self.read(cx, room).map_err(Failure::Socket)? {
+            return Ok(false);
+        }
+        if self.unsent.is_empty() {
+            self.up_done = true;
+            self.stream.finish();
+            return Ok(false);
+        }
+        // Less than there was room for where another stream took the last of the pool meanwhile.
+        let taken = self.stream.send(&self.unsent).map_err(|reset| Failure::Tunnel(reset.status))?;
+        self.unsent.advance(taken);
+        Ok(true)
+    }
+
+    /// Fills `unsent`; leaves it empty at the socket's end. False where the socket has nothing yet.
+    fn read(&mut self, cx: &mut Context<'_>, room: usize) -> io::Result<bool> {
+        loop {
+            if self.socket.poll_read_ready(cx)?.is_pending() {
+                return Ok(false);
+            }
+            // A connection that is idle holds no buffer.
+            let mut buffer = Buffer::take();
+            match self.socket.try_read(buffer.space(room)) {
+                Ok(len) => {
+                    self.sent += len as u64;
+                    self.unsent = buffer.into_bytes(len);
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Moves what has arrived into the socket and returns how much the socket took.
+    fn downward(&mut self, cx: &mut Context<'_>) -> io::Result<usize> {
+        let mut written = 0;
+        while !self.unwritten.is_empty() {
+            if self.socket.poll_write_ready(cx)?.is_pending() {
+                return Ok(written);
+            }
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            for (slice, piece) in slices.iter_mut().zip(&self.unwritten) {
+                *slice = IoSlice::new(piece);
+            }
+            let count = self.unwritten.len().min(PIECES);
+            match self.socket.try_write_vectored(&slices[..count]) {
+                Ok(len) => {
+                    self.take_written(len);
+                    written += len;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.down == Down::Ending {
+            SockRef::from(self.socket).shutdown(Shutdown::Write)?;
+            self.down = Down::Done;
+        }
+        Ok(written)
+    }
+
+    fn take_written(&mut self, mut len: usize) {
+        self.received += len as u64;
+        while let Some(piece) = self.unwritten.front_mut() {
+            if len < piece.len() {
+                piece.advance(len);
+                return;
+            }
+            len -= piece.len();
+            self.unwritten.pop_front();
+        }
     }
 }

@@ -1,18 +1,20 @@
 //! A TCP connection inside the tunnel.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
-use relay_protocol::session::{Read, StreamKey};
+use relay_protocol::session::{Read, Session, StreamKey};
 use relay_protocol::{Header, Status};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::shared::Shared;
+use crate::shared::{Shared, State};
 
 /// The stream was reset: by the other end, by this one, or because the session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +35,24 @@ impl From<StreamReset> for io::Error {
     fn from(reset: StreamReset) -> Self {
         Self::new(io::ErrorKind::ConnectionReset, reset)
     }
+}
+
+/// What a splice sees of its stream.
+pub(crate) struct Look {
+    /// Bytes that can be sent at once, or the reset.
+    pub(crate) room: Result<usize, Status>,
+    /// Where the other direction stands, beyond the bytes that were taken.
+    pub(crate) incoming: Incoming,
+}
+
+/// What follows the bytes that have arrived.
+pub(crate) enum Incoming {
+    /// Perhaps more.
+    Open,
+    /// Nothing.
+    Ended,
+    /// The reset that ended the stream.
+    Reset(Status),
 }
 
 /// One stream of a session.
@@ -99,27 +119,51 @@ impl TunnelStream {
 
     /// Waits until the stream is reset and nothing of it is to be delivered any more. Cancel-safe.
     pub async fn closed(&self) -> StreamReset {
-        poll_fn(|cx| self.poll_reset(cx, false)).await
+        poll_fn(|cx| self.poll_reset(cx)).await
     }
 
     fn poll_opened(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamReset>> {
-        if self.unanswered.load(Ordering::Relaxed) {
-            match ready!(self.poll_chunk(cx, 1))? {
-                Some(byte) if byte[..] == [Status::Ok as u8] => {
-                    self.unanswered.store(false, Ordering::Relaxed);
-                }
-                answer => {
-                    let status = answer.map_or(Status::Unknown, |byte| Status::from_u8(byte[0]));
-                    self.reset(Status::Aborted);
-                    return Poll::Ready(Err(StreamReset { status }));
-                }
-            }
-        }
-        Poll::Ready(Ok(()))
+        self.shared.with(|state, now| match self.answer(&mut state.session, now) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(read) => self.wait(state, cx, read).map_ok(|_| ()),
+        })
     }
 
     fn poll_chunk(&self, cx: &mut Context<'_>, max: usize) -> Poll<Result<Option<Bytes>, StreamReset>> {
-        self.shared.with(|state, now| match state.session.read(now, self.key, max) {
+        self.shared.with(|state, now| {
+            let read = match self.answer(&mut state.session, now) {
+                Ok(()) => state.session.read(now, self.key, max),
+                Err(read) => read,
+            };
+            self.wait(state, cx, read)
+        })
+    }
+
+    /// Takes the agent's answer, once. An error says what there is instead of what follows it.
+    fn answer(&self, session: &mut Session, now: Instant) -> Result<(), Read> {
+        if !self.unanswered.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let status = match session.read(now, self.key, 1) {
+            Read::Data(byte) if byte[..] == [Status::Ok as u8] => {
+                self.unanswered.store(false, Ordering::Relaxed);
+                return Ok(());
+            }
+            Read::Data(byte) => Status::from_u8(byte[0]),
+            Read::End => Status::Unknown,
+            nothing => return Err(nothing),
+        };
+        session.reset(self.key, Status::Aborted);
+        Err(Read::Reset(status))
+    }
+
+    fn wait(
+        &self,
+        state: &mut State,
+        cx: &Context<'_>,
+        read: Read,
+    ) -> Poll<Result<Option<Bytes>, StreamReset>> {
+        match read {
             Read::Data(data) => Poll::Ready(Ok(Some(data))),
             Read::End => Poll::Ready(Ok(None)),
             Read::Reset(status) => Poll::Ready(Err(StreamReset { status })),
@@ -127,7 +171,69 @@ impl TunnelStream {
                 state.wait_readable(self.key, cx.waker());
                 Poll::Pending
             }
+        }
+    }
+
+    /// All that a splice wants to know, in one look: the first `written` bytes on loan have left; `pieces` is filled up
+    /// to `most` with what has arrived, on loan; with `wants_room`, how many bytes can be sent. Whatever there is none of
+    /// wakes the task later; so does a reset.
+    pub(crate) fn look(
+        &self,
+        cx: &Context<'_>,
+        wants_room: bool,
+        written: usize,
+        most: usize,
+        pieces: &mut VecDeque<Bytes>,
+    ) -> Look {
+        self.shared.with(|state, now| {
+            if written > 0 {
+                state.session.consume(now, self.key, written);
+            }
+            let room = if wants_room { state.session.writable(self.key) } else { Ok(0) };
+            if wants_room && room == Ok(0) {
+                state.wait_writable(self.key, cx.waker());
+            }
+            state.wait_reset(self.key, cx.waker());
+            Look { room, incoming: self.incoming(state, now, cx, most, pieces) }
         })
+    }
+
+    fn incoming(
+        &self,
+        state: &mut State,
+        now: Instant,
+        cx: &Context<'_>,
+        most: usize,
+        pieces: &mut VecDeque<Bytes>,
+    ) -> Incoming {
+        if let Err(read) = self.answer(&mut state.session, now) {
+            return match read {
+                Read::Reset(status) => Incoming::Reset(status),
+                _ => {
+                    state.wait_readable(self.key, cx.waker());
+                    Incoming::Open
+                }
+            };
+        }
+        loop {
+            if pieces.len() >= most {
+                // Where the socket takes nothing more, a reset that delivers nothing must still be seen.
+                let reset =
+                    state.session.reset_status(self.key).filter(|&status| status != Status::ResetByPeer);
+                return reset.map_or(Incoming::Open, Incoming::Reset);
+            }
+            match state.session.lend(self.key, usize::MAX) {
+                Read::Data(data) => pieces.push_back(data),
+                Read::End => return Incoming::Ended,
+                // What came before it is still to be delivered.
+                Read::Reset(Status::ResetByPeer) if !pieces.is_empty() => return Incoming::Open,
+                Read::Reset(status) => return Incoming::Reset(status),
+                Read::Blocked => {
+                    state.wait_readable(self.key, cx.waker());
+                    return Incoming::Open;
+                }
+            }
+        }
     }
 
     /// The next bytes, at most `max` (which is not 0), without a copy; `None` at the end. Cancel-safe.
@@ -135,23 +241,13 @@ impl TunnelStream {
     /// # Errors
     /// The reset that ended the stream.
     pub async fn recv(&self, max: usize) -> Result<Option<Bytes>, StreamReset> {
-        poll_fn(|cx| self.poll_recv(cx, max)).await
+        poll_fn(|cx| self.poll_chunk(cx, max)).await
     }
 
-    pub(crate) fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        max: usize,
-    ) -> Poll<Result<Option<Bytes>, StreamReset>> {
-        ready!(self.poll_opened(cx))?;
-        self.poll_chunk(cx, max)
-    }
-
-    /// Ready when the stream is reset. One that is to deliver bytes first ([`Status::ResetByPeer`]) counts only with
-    /// `drained`, for who has taken them all.
-    pub(crate) fn poll_reset(&self, cx: &mut Context<'_>, drained: bool) -> Poll<StreamReset> {
+    /// Ready when the stream is reset with nothing left to deliver.
+    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<StreamReset> {
         self.shared.with(|state, _| match state.session.reset_status(self.key) {
-            Some(status) if drained || status != Status::ResetByPeer => Poll::Ready(StreamReset { status }),
+            Some(status) if status != Status::ResetByPeer => Poll::Ready(StreamReset { status }),
             _ => {
                 state.wait_reset(self.key, cx.waker());
                 Poll::Pending
@@ -159,14 +255,13 @@ impl TunnelStream {
         })
     }
 
-    /// How many bytes can be sent at once; not ready while there are none.
-    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<usize, StreamReset>> {
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamReset>> {
         self.shared.with(|state, _| match state.session.writable(self.key) {
             Ok(0) => {
                 state.wait_writable(self.key, cx.waker());
                 Poll::Pending
             }
-            Ok(room) => Poll::Ready(Ok(room)),
+            Ok(_) => Poll::Ready(Ok(())),
             Err(status) => Poll::Ready(Err(StreamReset { status })),
         })
     }
@@ -188,7 +283,7 @@ impl AsyncRead for TunnelStream {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        if let Some(data) = ready!(self.poll_recv(cx, buf.remaining()))? {
+        if let Some(data) = ready!(self.poll_chunk(cx, buf.remaining()))? {
             buf.put_slice(&data);
         }
         Poll::Ready(Ok(()))

@@ -10,8 +10,12 @@ use crate::flow::Flow;
 use crate::frame::{Frame, Malformed};
 use crate::lane::{Closing, Item};
 
-/// How long an acknowledgement may wait for company.
+/// How long an acknowledgement may wait for company. Bulk, which keeps a path's buffers full anyway, waits longer:
+/// each message of its own costs the processes between the ends as much as many kilobytes of data.
 const ACK_DELAY: Duration = Duration::from_millis(2);
+const BULK_ACK_DELAY: Duration = Duration::from_millis(10);
+/// More than this at a time is bulk, in bytes.
+const SMALL_READ: u64 = 8 * 1024;
 /// Overtaken flow numbers that are remembered.
 const MAX_OVERTAKEN: usize = 1_024;
 
@@ -28,7 +32,7 @@ impl Session {
         if recovered {
             self.choose_express();
         }
-        let (mut taken, mut eliciting) = (0, 0);
+        let (mut taken, mut eliciting) = (0, 0u64);
         let result = loop {
             let (frame, len) = match Frame::decode(&bytes[taken..]) {
                 Ok(Some(decoded)) => decoded,
@@ -37,16 +41,20 @@ impl Session {
             };
             taken += len;
             if !matches!(frame, Frame::LaneAck { .. } | Frame::Pong { .. }) {
-                eliciting += len;
+                eliciting += len as u64;
             }
             if let Err(malformed) = self.apply(lane, frame, now) {
                 break Err(malformed);
             }
         };
-        // The peer waits for the answer to its GOODBYE.
-        let delay = if self.ended.is_some() { Duration::ZERO } else { ACK_DELAY };
+        let delay = match eliciting {
+            // The peer waits for the answer to its GOODBYE.
+            _ if self.ended.is_some() => Duration::ZERO,
+            ..=SMALL_READ => ACK_DELAY,
+            _ => BULK_ACK_DELAY,
+        };
         if let Some(lane) = self.lane(lane) {
-            lane.received_frames(now, taken as u64, eliciting as u64, delay);
+            lane.received_frames(now, taken as u64, eliciting, delay);
         }
         if let Err(malformed) = &result {
             self.goodbye(Status::Unknown, &format!("malformed: {malformed}"));

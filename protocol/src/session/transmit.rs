@@ -4,16 +4,20 @@ use std::time::Instant;
 
 use super::{Event, FlowKey, ResetOut, Session, Stream, StreamKey};
 use crate::frame::{self, Frame};
-use crate::lane::{Closing, Item};
+use crate::lane::{Closing, Item, Lane};
 
-/// Bytes of frames for one write to a transport.
-pub const BATCH: usize = 64 * 1024;
-/// Bytes of a bulk stream before the next has its turn.
-const TURN: usize = 16 * 1024;
+/// Bytes of frames for one write to a transport: with the transport's own framing they fill four TLS records.
+pub const BATCH: usize = 64 * 1024 - 256;
+/// Bytes of a bulk stream before the next has its turn. One that is alone fills the batch.
+const TURN: usize = 32 * 1024;
+/// Left free in a batch for what leads a stream's bytes and for acknowledgements: what spilled over into another
+/// message would cost as much on the way as a whole one.
+const HEADROOM: usize = 128;
 /// Bytes of an interactive stream before it counts as bulk.
 const SMALL_TURN: usize = 4 * 1024;
-/// A program that waits to write is woken when this little is left unsent.
-const WAKE_BELOW: u64 = 32 * 1024;
+/// A program that waits to write is woken when this little is left unsent: it writes the next batch while this one
+/// goes out.
+const WAKE_BELOW: u64 = BATCH as u64;
 
 /// What may go on a lane.
 #[derive(Clone, Copy)]
@@ -85,6 +89,7 @@ impl Session {
         if duty.bulk {
             self.put_bulk(id, now, out, limit);
         }
+        self.put_riders(id, now, out, start);
         self.put_acks(id, now, out, start);
         self.finish_lane(id);
     }
@@ -117,6 +122,19 @@ impl Session {
         } else if close {
             lane.closing = Closing::Sent;
             self.put(id, now, out, &Frame::LaneClose, Item::LaneClose);
+        }
+    }
+
+    /// Credit that is not urgent, where something goes out anyway.
+    fn put_riders(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, start: usize) {
+        let threshold = self.ack_threshold();
+        let goes =
+            |lane: &&mut Lane| lane.is_usable() && (out.len() > start || lane.owes_ack(now, threshold));
+        if self.lane(id).filter(goes).is_none() {
+            return;
+        }
+        while let Some(key) = self.riders.pop_front() {
+            self.put_stream_control(id, key, now, out);
         }
     }
 
@@ -258,9 +276,14 @@ impl Session {
     }
 
     fn put_bulk(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, limit: usize) {
-        while out.len() < limit && self.room(id) {
+        while self.room(id) {
+            let left = limit.saturating_sub(out.len() + HEADROOM);
+            if left == 0 {
+                break;
+            }
             let Some(key) = self.bulk.pop_front() else { break };
-            self.put_stream(id, key, TURN, now, out);
+            let turn = if self.bulk.is_empty() { left } else { left.min(TURN) };
+            self.put_stream(id, key, turn, now, out);
         }
     }
 

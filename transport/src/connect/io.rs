@@ -2,12 +2,12 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::Uri;
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt as _};
@@ -15,8 +15,18 @@ use tower::{BoxError, Service, ServiceExt as _};
 trait Stream: Read + Write + Connection + Send + Unpin {}
 impl<T: Read + Write + Connection + Send + Unpin> Stream for T {}
 
+/// What is read ahead of TLS at first and at most, in bytes. TLS itself asks for 4 KiB at a time.
+const FIRST_AHEAD: usize = 16 * 1024;
+const MOST_AHEAD: usize = 128 * 1024;
+
 /// A connection to the API server's port: TCP, or TCP through a proxy.
-pub(super) struct Transport(Box<dyn Stream>);
+pub(super) struct Transport {
+    stream: Box<dyn Stream>,
+    /// Grows while reads fill it: most connections carry little.
+    ahead: Vec<u8>,
+    start: usize,
+    end: usize,
+}
 
 impl Transport {
     /// Gives a connector's connections one common type.
@@ -28,7 +38,9 @@ impl Transport {
         C::Future: Send + 'static,
     {
         BoxCloneSyncService::new(
-            connector.map_response(|stream| Self(Box::new(stream))).map_err(Into::<BoxError>::into),
+            connector
+                .map_response(|stream| Self { stream: Box::new(stream), ahead: Vec::new(), start: 0, end: 0 })
+                .map_err(Into::<BoxError>::into),
         )
     }
 }
@@ -37,15 +49,31 @@ impl Read for Transport {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        target: ReadBufCursor<'_>,
+        mut target: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, target)
+        let this = &mut *self;
+        if this.start == this.end {
+            if target.remaining() >= MOST_AHEAD {
+                return Pin::new(&mut this.stream).poll_read(cx, target);
+            }
+            if this.end == this.ahead.len() {
+                this.ahead.resize((this.ahead.len() * 2).clamp(FIRST_AHEAD, MOST_AHEAD), 0);
+            }
+            (this.start, this.end) = (0, 0);
+            let mut ahead = ReadBuf::new(&mut this.ahead);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, ahead.unfilled()))?;
+            this.end = ahead.filled().len();
+        }
+        let len = target.remaining().min(this.end - this.start);
+        target.put_slice(&this.ahead[this.start..this.start + len]);
+        this.start += len;
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Write for Transport {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -53,25 +81,25 @@ impl Write for Transport {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, pieces)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
 impl Connection for Transport {
     fn connected(&self) -> Connected {
-        self.0.connected()
+        self.stream.connected()
     }
 }
 
