@@ -1,4 +1,7 @@
 //! The kernel's buffers for target sockets count against the pod's memory limit too: they share a fixed sum.
+//!
+//! Few sockets are left to the kernel's own tuning. Of many, each gets an equal part; those that move bytes follow the
+//! number of sockets up and down, those that are stuck keep what they were given, which stays on the books.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,40 +13,72 @@ use tokio::net::{TcpSocket, UdpSocket};
 const LEAST: usize = 16 << 10;
 const MOST: usize = 4 << 20;
 
-/// The bytes that no socket has yet.
+/// The bytes that no socket has yet, and how many sockets there are.
 #[derive(Debug)]
-pub(crate) struct KernelBuffers {
-    left: Arc<AtomicUsize>,
-    /// Only handed out in pieces of the least size: the first few sockets must not leave nothing for hundreds.
-    reserve: usize,
+struct Books {
+    total: usize,
+    left: AtomicUsize,
+    sockets: AtomicUsize,
 }
 
-/// What one socket may use, in bytes; goes back on drop.
+impl Books {
+    /// Bytes per direction for one socket that already has `own` in both.
+    ///
+    /// Half of the total is only handed out in pieces of the least size: the first few sockets must not leave nothing
+    /// for hundreds. Of the rest nobody takes more than half of what is left.
+    fn part(&self, own: usize) -> usize {
+        let equal = self.total / 4 / self.sockets.load(Ordering::Relaxed).max(1);
+        let left = (self.left.load(Ordering::Relaxed) + own).saturating_sub(self.total / 2);
+        equal.min(left / 4).clamp(LEAST, MOST)
+    }
+
+    /// Takes what is left, at most `bytes`.
+    fn take(&self, bytes: usize) -> usize {
+        let left = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(bytes)));
+        // The closure always answers, and both ways hold what was left before.
+        left.unwrap_or_else(|left| left).min(bytes)
+    }
+}
+
+/// Hands out the buffers.
 #[derive(Debug)]
-pub struct Share(Arc<AtomicUsize>, usize);
+pub(crate) struct KernelBuffers(Arc<Books>);
+
+/// What one socket may use; goes back on drop.
+#[derive(Debug)]
+pub struct Share {
+    books: Arc<Books>,
+    /// Bytes of both directions that are on the books.
+    taken: usize,
+    /// Bytes of one direction that the socket was set to.
+    size: usize,
+}
 
 impl KernelBuffers {
     /// `bytes` for all sockets together.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(bytes)), reserve: bytes / 2 }
+        Self(Arc::new(Books { total: bytes, left: AtomicUsize::new(bytes), sockets: AtomicUsize::new(0) }))
+    }
+
+    fn share(&self) -> Share {
+        self.0.sockets.fetch_add(1, Ordering::Relaxed);
+        Share { books: self.0.clone(), taken: 0, size: MOST }
     }
 
     /// Sets the buffers of a socket that is about to connect, and keeps the books until the share is dropped.
     ///
-    /// Each direction gets a quarter of what is left above the reserve. While that is plenty the kernel's own tuning is as good (it
-    /// stays below about the same size, and unlike a fixed size it can pass `net.core.rmem_max`). A program that
-    /// is one of many gets a fixed size, down to the floor, which is given even where nothing is left.
+    /// While there is plenty the kernel's own tuning is as good (it stays below about the same size, and unlike a
+    /// fixed size it can pass `net.core.rmem_max`). A socket that is one of many gets a fixed size, down to the floor,
+    /// which is given even where nothing is left.
     pub(crate) fn tcp(&self, socket: &TcpSocket) -> Share {
-        let want = self.part(4);
-        if want == MOST {
-            return self.take(2 * MOST);
+        let mut share = self.share();
+        match self.0.part(0) {
+            MOST => share.taken = self.0.take(2 * MOST),
+            part => share.set(&SockRef::from(socket), part),
         }
-        let socket = SockRef::from(socket);
-        // The kernel doubles what it is asked for, caps it, and reports what it made of it. A refusal leaves the
-        // default in place, which is reported just as well.
-        let _ = socket.set_recv_buffer_size(want / 2);
-        let _ = socket.set_send_buffer_size(want / 2);
-        self.take(socket.recv_buffer_size().unwrap_or(want) + socket.send_buffer_size().unwrap_or(want))
+        share
     }
 
     /// As for TCP, but smaller parts, as flows are many, never more than the kernel's default, and only for receiving:
@@ -51,28 +86,39 @@ impl KernelBuffers {
     pub(crate) fn udp(&self, socket: &UdpSocket) -> Share {
         let socket = SockRef::from(socket);
         let default = socket.recv_buffer_size().unwrap_or(MOST);
-        let want = self.part(16).min(default);
-        let _ = socket.set_recv_buffer_size(want / 2);
-        self.take(socket.recv_buffer_size().unwrap_or(want))
+        let mut share = self.share();
+        share.size = (self.0.part(0) / 4).clamp(LEAST, default.max(LEAST));
+        let _ = socket.set_recv_buffer_size(share.size / 2);
+        share.taken = self.0.take(socket.recv_buffer_size().unwrap_or(share.size));
+        share
+    }
+}
+
+impl Share {
+    /// Lets a TCP socket that moves bytes follow the number of sockets.
+    pub fn adjust(&mut self, socket: SockRef<'_>) {
+        let part = self.books.part(self.taken);
+        if part >= self.size * 2 || part <= self.size / 2 {
+            self.set(&socket, part);
+        }
     }
 
-    fn part(&self, of: usize) -> usize {
-        (self.left.load(Ordering::Relaxed).saturating_sub(self.reserve) / of).clamp(LEAST, MOST)
-    }
-
-    /// Takes what is left, at most `bytes`.
-    fn take(&self, bytes: usize) -> Share {
-        let left = self
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(bytes)));
-        // The closure always answers, and both ways hold what was left before.
-        Share(self.left.clone(), left.unwrap_or_else(|left| left).min(bytes))
+    fn set(&mut self, socket: &SockRef<'_>, part: usize) {
+        self.size = part;
+        // The kernel doubles what it is asked for, caps it, and reports what it made of it. A refusal leaves what was
+        // there in place, which is reported just as well.
+        let _ = socket.set_recv_buffer_size(part / 2);
+        let _ = socket.set_send_buffer_size(part / 2);
+        let got = socket.recv_buffer_size().unwrap_or(part) + socket.send_buffer_size().unwrap_or(part);
+        self.books.left.fetch_add(self.taken, Ordering::Relaxed);
+        self.taken = self.books.take(got);
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.0.fetch_add(self.1, Ordering::Relaxed);
+        self.books.left.fetch_add(self.taken, Ordering::Relaxed);
+        self.books.sockets.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -88,7 +134,7 @@ mod tests {
     ) -> (usize, usize) {
         let sockets: Vec<_> =
             std::iter::repeat_with(socket).take(1000).map(|socket| (clamp(&socket), socket)).collect();
-        let sum = sockets.iter().map(|(share, socket)| share.1.max(sizes(socket).iter().sum())).sum();
+        let sum = sockets.iter().map(|(share, socket)| share.taken.max(sizes(socket).iter().sum())).sum();
         (sum, sizes(&sockets[999].1)[0])
     }
 
@@ -112,6 +158,32 @@ mod tests {
             assert!(sum <= (32 << 20) + 500 * 2 * LEAST, "{sum}");
             assert!((LEAST..2 * LEAST).contains(&last), "{last}");
         }
-        assert_eq!(budget.left.load(Ordering::Relaxed), 32 << 20);
+        assert_eq!(budget.0.left.load(Ordering::Relaxed), 32 << 20);
+    }
+
+    #[tokio::test]
+    async fn sockets_that_move_bytes_get_equal_parts() {
+        let budget = KernelBuffers::new(32 << 20);
+        let mut sockets: Vec<_> = std::iter::repeat_with(|| TcpSocket::new_v4().unwrap())
+            .take(64)
+            .map(|socket| (budget.tcp(&socket), socket))
+            .collect();
+        // The large shares of the first come back before the last ask again.
+        for _ in 0..4 {
+            sockets.iter_mut().for_each(|(share, socket)| share.adjust(SockRef::from(&*socket)));
+        }
+        for (share, socket) in &sockets {
+            let [receive, send] = sizes(SockRef::from(socket));
+            assert!((64 << 10..=256 << 10).contains(&receive), "{receive}");
+            assert!((64 << 10..=256 << 10).contains(&send), "{send}");
+            assert_eq!(share.taken, receive + send);
+        }
+        sockets.truncate(4);
+        for _ in 0..4 {
+            sockets.iter_mut().for_each(|(share, socket)| share.adjust(SockRef::from(&*socket)));
+        }
+        for (_, socket) in &sockets {
+            assert!(sizes(SockRef::from(socket))[0] > 256 << 10, "fewer sockets, larger parts");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use relay_dial::FlowPeer;
 use relay_protocol::Status;
-use relay_tunnel::{Incoming, TunnelFlow, TunnelStream, abort, splice};
+use relay_tunnel::{Incoming, TunnelFlow, TunnelStream, abort, splice_tuned};
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -34,12 +34,12 @@ async fn tcp(stream: TunnelStream, shared: &Shared) {
         reset = stream.closed() => return debug!(%id, %reset, "stream ended before its target was reached"),
     };
     match dialled {
-        Ok((target, _share)) => {
+        Ok((target, mut share)) => {
             if let Err(reset) = stream.accept().await {
                 abort(target);
                 return debug!(%id, %reset, "stream ended before it was answered");
             }
-            let report = splice(target, stream).await;
+            let report = splice_tuned(target, stream, |socket| share.adjust(socket.into())).await;
             debug!(%id, ?report, "stream ended");
         }
         Err(error) => {
