@@ -16,8 +16,10 @@ use kubectl_relay::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// Most work is copying; more threads than this only fight over it.
-const MAX_WORKERS: usize = 4;
+/// System allocators give buffers back and take them anew at every turn, which costs more than what they are filled
+/// with.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -52,12 +54,9 @@ fn start(args: Args, output: Arc<Output>) -> anyhow::Result<Result<(), Error>> {
         Ok(settings) => settings,
         Err(error) => return Ok(Err(error.into())),
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.min(MAX_WORKERS))
-        .enable_all()
-        .build()
-        .context("cannot start")?;
+    // One thread moves bytes faster than several that wake each other for every piece.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let outcome = runtime.block_on(run(settings, output));
     runtime.shutdown_background(); // a system resolver that blocks must not hold the end up
     Ok(outcome)
