@@ -1,13 +1,24 @@
 //! Local sockets to a session and back, with an agent in the same process.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use bytes::BytesMut;
+use http::{Request, Response};
+use kube::{Api, Client, client::Body, runtime::watcher};
 use kubectl_relay::{
     agent::supervisor::Current,
     cli::settings::ListenAddress,
-    cluster::ready::{Destination, Route},
+    cluster::{
+        access::Access,
+        api::Call,
+        follow::Follow,
+        ready::{Destination, EndpointPort, Route},
+    },
     forward::{
         Path, Relay,
         listen::{Bound, bind},
@@ -49,13 +60,20 @@ impl Dialer for InMemory {
     }
 }
 
-/// A session whose agent echoes, and refuses port 1.
+/// What the agent is refused at, whatever the port.
+const REFUSES: Address = Address::Ip(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 66)));
+
+/// A session whose agent echoes, and refuses port 1 and one address.
 async fn session() -> Session {
     let (agent, mut incoming) = Agent::new(&AgentConfig::default()).unwrap();
     tokio::spawn(async move {
         while let Some(incoming) = incoming.recv().await {
             match incoming {
-                Incoming::Stream(stream) if stream.header().port == 1 => stream.reset(Status::Refused),
+                Incoming::Stream(stream)
+                    if stream.header().port == 1 || stream.header().address == REFUSES =>
+                {
+                    stream.reset(Status::Refused);
+                }
                 Incoming::Stream(stream) => {
                     tokio::spawn(async move {
                         stream.accept().await.unwrap();
@@ -85,12 +103,16 @@ struct Forwarding {
 }
 
 fn forwarding(protocol: Protocol, port: u16, connect_wait: Duration) -> Forwarding {
+    let destination = Destination { address: Address::Ip([10, 0, 0, 1].into()), port };
+    forwarding_by(Route::Fixed(destination), protocol, connect_wait)
+}
+
+fn forwarding_by(route: Route, protocol: Protocol, connect_wait: Duration) -> Forwarding {
     let (current, receiver) = watch::channel(Current::Starting);
     let output = Output::to(false, 0, Box::new(std::io::sink()), Box::new(std::io::sink()));
     let relay =
         Relay { current: receiver, connect_wait, output: Arc::new(output), tasks: TaskTracker::new() };
-    let destination = Destination { address: Address::Ip([10, 0, 0, 1].into()), port };
-    let path = Path { target: "ip/10.0.0.1".into(), route: Arc::new(Route::Fixed(destination)), protocol };
+    let path = Path { target: "ip/10.0.0.1".into(), route: Arc::new(route), protocol };
     let loopback = ListenAddress::Ip([127, 0, 0, 1].into());
     let bound = bind(&[loopback], LocalPort::Free, protocol).unwrap().remove(0);
     let local = bound.local_addr().unwrap();
@@ -208,6 +230,76 @@ async fn connections_that_wait_are_reset_when_the_run_ends() {
     let Forwarding { local, current } = forwarding(Protocol::Tcp, 80, SOON);
     let mut socket = TcpStream::connect(local).await.unwrap();
     drop(current);
+    let error = timeout(SOON, socket.read(&mut [0; 1])).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// A route to ready pods of these addresses.
+async fn pods(addresses: &[&str]) -> Route {
+    let pod = |(index, address): (usize, &&str)| {
+        serde_json::json!({
+            "metadata": {"name": format!("pod-{index}"), "resourceVersion": "1"},
+            "status": {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": "True"}]},
+        })
+    };
+    let items: Vec<_> = addresses.iter().enumerate().map(pod).collect();
+    let list = serde_json::json!({"metadata": {"resourceVersion": "1"}, "items": items}).to_string();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let list = list.clone();
+        async move {
+            if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, std::convert::Infallible>(Response::new(Body::from(list.into_bytes())))
+        }
+    });
+    let access = Access::from(Client::new(service, "dev"));
+    let call = Call::new("list", "", "pods", "dev");
+    let api = Api::namespaced(access.client(), "dev");
+    let follow = Follow::start(&access, api, watcher::Config::default(), call);
+    follow.synced().await.unwrap();
+    Route::Pods(Arc::new(follow), EndpointPort::Number(80), AtomicUsize::default())
+}
+
+#[tokio::test]
+async fn what_one_of_several_endpoints_refuses_goes_to_another_with_every_byte() {
+    let route = pods(&["10.0.0.2", "10.0.0.66"]).await;
+    let forwarding = forwarding_by(route, Protocol::Tcp, SOON);
+    forwarding.current.send_replace(Current::Session { session: session().await, ready: true });
+    // More than is sent before the answer.
+    let said: Vec<u8> = (0..100_000u32).map(|index| (index % 251) as u8).collect();
+    for round in 0..6 {
+        let socket = TcpStream::connect(forwarding.local).await.unwrap();
+        let (mut read, mut write) = socket.into_split();
+        let (sent, mut back) = (said.clone(), Vec::new());
+        let sending = tokio::spawn(async move {
+            write.write_all(&sent).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        timeout(SOON, read.read_to_end(&mut back)).await.unwrap().unwrap();
+        assert!(back == said, "round {round}: {} bytes came back", back.len());
+        sending.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_and_ends_reaches_another_endpoint_too() {
+    let route = pods(&["10.0.0.2", "10.0.0.66"]).await;
+    let forwarding = forwarding_by(route, Protocol::Tcp, SOON);
+    forwarding.current.send_replace(Current::Session { session: session().await, ready: true });
+    for _ in 0..4 {
+        let mut socket = TcpStream::connect(forwarding.local).await.unwrap();
+        socket.shutdown().await.unwrap();
+        assert_eq!(timeout(SOON, socket.read(&mut [0; 1])).await.unwrap().unwrap(), 0, "a clean end");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_every_endpoint_refuses_is_reset() {
+    let route = pods(&["10.0.0.66", "10.0.0.66"]).await;
+    let forwarding = forwarding_by(route, Protocol::Tcp, SOON);
+    forwarding.current.send_replace(Current::Session { session: session().await, ready: true });
+    let mut socket = TcpStream::connect(forwarding.local).await.unwrap();
     let error = timeout(SOON, socket.read(&mut [0; 1])).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
