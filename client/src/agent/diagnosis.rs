@@ -113,6 +113,10 @@ fn ended(container: &ContainerStatus) -> Option<Trouble> {
             format!("the agent's program cannot be run from {}{said}", container.image)
         }
         Some("Completed") => "the agent has ended".to_owned(),
+        // What it logged before has nothing to do with it.
+        _ if let signal @ 1..=64 = ended.exit_code - 128 => {
+            format!("the agent was killed by signal {signal}")
+        }
         _ => format!("the agent ended with exit code {}{said}", ended.exit_code),
     };
     let hint = match ended.reason.as_deref() {
@@ -266,6 +270,17 @@ mod tests {
         let mut leaving = container(json!({"running": {}}));
         leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2030-01-01T00:00:00Z")).unwrap();
         assert_eq!(of_pod(&leaving), PodState::Ending);
+    }
+
+    #[test]
+    fn a_killed_agent_is_told_by_its_signal_and_not_by_its_log() {
+        let killed =
+            json!({"terminated": {"exitCode": 137, "reason": "Error", "message": "0.000 INFO listening"}});
+        let PodState::Ended(trouble) = of_pod(&container(killed)) else { panic!("it has ended") };
+        assert_eq!(trouble.what, "the agent was killed by signal 9");
+        let failed = json!({"terminated": {"exitCode": 2, "reason": "Error", "message": "no such flag"}});
+        let PodState::Ended(trouble) = of_pod(&container(failed)) else { panic!("it has ended") };
+        assert_eq!(trouble.what, "the agent ended with exit code 2: no such flag");
     }
 
     #[test]
