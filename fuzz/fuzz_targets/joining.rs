@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use relay_protocol::Status;
-use relay_protocol::hello::{Hello, Instance, Request, Secret, SessionId, Welcome};
+use relay_protocol::hello::{Hello, Instance, MAX_LANES, Request, Secret, SessionId, Welcome};
 use relay_protocol::session::{Config, Session};
 
 const INSTANCE: Instance = Instance([3; 16]);
@@ -140,6 +140,9 @@ impl World {
         match op {
             Op::Dial { client, answered } => {
                 let client = usize::from(client);
+                if self.clients[client].lanes().count() >= MAX_LANES {
+                    return;
+                }
                 let (lane, hello) = self.clients[client].next_hello();
                 if let Request::Join { .. } = hello.request {
                     self.fresh.insert(self.said.len());
@@ -194,7 +197,7 @@ impl World {
         }
         for end in self.clients.iter_mut().chain(&mut self.agents) {
             while end.poll_event().is_some() {}
-            assert!(end.lanes().count() <= relay_protocol::hello::MAX_LANES);
+            assert!(end.lanes().count() <= MAX_LANES);
         }
     }
 }
