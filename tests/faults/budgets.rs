@@ -3,8 +3,8 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,10 +28,12 @@ fn a_thousand_busy_streams_and_a_cut_stay_within_the_budgets() {
     let (relay, sink) = Relay::start_as(&path.kubeconfig(), &args);
     let (source, echo) = (relay.next_forward(), relay.next_forward());
     let echoes = Echoes::start(echo, 5);
-    // All of them are open before anything large is under way.
+    // All of them are open before anything large is under way, so that the cut finds all of them busy.
+    let go = Arc::new(Barrier::new(2 * EACH_WAY + 1));
     let (taken, given) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let ups: Vec<_> = (0..EACH_WAY).map(|_| upload(sink, taken.clone())).collect();
-    let downs: Vec<_> = (0..EACH_WAY).map(|_| download(source, given.clone())).collect();
+    let ups: Vec<_> = (0..EACH_WAY).map(|_| upload(sink, go.clone(), taken.clone())).collect();
+    let downs: Vec<_> = (0..EACH_WAY).map(|_| download(source, go.clone(), given.clone())).collect();
+    go.wait();
     wait_until("bytes go both ways", Duration::from_secs(60), || {
         taken.load(Ordering::Relaxed) > MIB && given.load(Ordering::Relaxed) > MIB
     });
@@ -80,12 +82,13 @@ fn a_thousand_busy_streams_and_a_cut_stay_within_the_budgets() {
 type Stream = thread::JoinHandle<io::Result<()>>;
 
 /// Uploads, and tells how much of it was taken from the program.
-fn upload(sink: SocketAddr, taken: Arc<AtomicU64>) -> Stream {
+fn upload(sink: SocketAddr, go: Arc<Barrier>, taken: Arc<AtomicU64>) -> Stream {
     let mut stream = connect(sink);
     // What waits, waits in the program and not in the kernel.
     socket2::SockRef::from(&stream).set_send_buffer_size(32 * 1024).unwrap();
     thread::spawn(move || {
         let mut pattern = Pattern::new();
+        go.wait();
         for _ in 0..LEN / 4096 {
             stream.write_all(&pattern.take(4096))?;
             taken.fetch_add(4096, Ordering::Relaxed);
@@ -99,9 +102,10 @@ fn upload(sink: SocketAddr, taken: Arc<AtomicU64>) -> Stream {
 }
 
 /// Downloads, and tells when bytes come.
-fn download(source: SocketAddr, given: Arc<AtomicU64>) -> Stream {
+fn download(source: SocketAddr, go: Arc<Barrier>, given: Arc<AtomicU64>) -> Stream {
     let mut stream = connect(source);
     thread::spawn(move || {
+        go.wait();
         writeln!(stream, "{LEN}")?;
         // Looked at, not taken: the check below wants to see all.
         given.fetch_add(stream.peek(&mut [0; 16 * 1024])? as u64, Ordering::Relaxed);
