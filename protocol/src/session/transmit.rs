@@ -1,6 +1,6 @@
 //! Bytes for a lane: what goes out, in which order, on which lane.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Event, FlowKey, ResetOut, Session, Stream, StreamKey};
 use crate::frame::{self, Frame};
@@ -10,6 +10,11 @@ use crate::lane::{Closing, Item, Lane};
 pub const BATCH: usize = 64 * 1024 - 256;
 /// Bytes of a bulk stream before the next has its turn. One that is alone fills the batch.
 const TURN: usize = 32 * 1024;
+/// Bytes of a frame on a lane that has not shown to be quick. A frame counts only when it is whole: on a slow path a
+/// large one takes longer than a silent lane is given, and would go out again on one lane after the other.
+const CAREFUL_TURN: usize = 4 * 1024;
+/// A lane is quick that answers within this time.
+const QUICK: Duration = Duration::from_millis(500);
 /// Left free in a batch for what leads a stream's bytes and for acknowledgements: what spilled over into another
 /// message would cost as much on the way as a whole one.
 const HEADROOM: usize = 128;
@@ -276,13 +281,18 @@ impl Session {
     }
 
     fn put_bulk(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, limit: usize) {
+        let quick = self.lane(id).is_some_and(|lane| lane.rtt.known() && lane.rtt.smoothed() < QUICK);
         while self.room(id) {
             let left = limit.saturating_sub(out.len() + HEADROOM);
             if left == 0 {
                 break;
             }
             let Some(key) = self.bulk.pop_front() else { break };
-            let turn = if self.bulk.is_empty() { left } else { left.min(TURN) };
+            let turn = match () {
+                () if !quick => left.min(CAREFUL_TURN),
+                () if self.bulk.is_empty() => left,
+                () => left.min(TURN),
+            };
             self.put_stream(id, key, turn, now, out);
         }
     }

@@ -226,3 +226,11 @@ fn an_idle_session_hardly_ever_wakes() {
     let wakeups = world.ends.iter().map(|end| end.wakeups).sum::<u64>() - before;
     assert!(wakeups <= 4 * 12, "{wakeups} wake-ups in a minute");
 }
+
+#[test]
+fn a_path_that_is_slower_than_a_batch_in_three_seconds_still_makes_progress() {
+    let path = Path { rate: Some(12_000), queue: 8_000, segment: 1_000, ..Path::good() };
+    let mut world = World::with(16, Config::client(), Config::agent(), path);
+    world.plan(stream(0, 200_000));
+    world.run_until(60 * SECOND, World::all_done);
+}
