@@ -207,7 +207,8 @@ fn a_stuck_stream_of_a_draining_session_does_not_hold_up_the_next_one() {
         let mut stuck = stream(Duration::ZERO, 0, 8 << 20);
         stuck.client = Script { reads_from: 100 * SECOND, ..Script::plain(0) };
         town.worlds[0].plan(stuck);
-        town.worlds[0].plan(stream(3 * SECOND, 20_000, 20_000));
+        // By then the DRAIN has come, however slow the path.
+        town.worlds[0].plan(stream(15 * SECOND, 20_000, 20_000));
         town.worlds[0].strike_at(2 * SECOND, Fault::Drain(30 * SECOND));
         town.run_until(40 * SECOND, |town| {
             town.sessions(0).len() == 2 && town.worlds[1].streams_done() && !town.worlds[1].plans.is_empty()
