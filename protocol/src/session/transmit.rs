@@ -24,6 +24,11 @@ const SMALL_TURN: usize = 4 * 1024;
 /// goes out.
 const WAKE_BELOW: u64 = BATCH as u64;
 
+/// A path shorter than this is near, and has so many times the usual bytes in flight, until they take this long.
+const NEAR: Duration = Duration::from_millis(5);
+const NEAR_CAPS: u64 = 3;
+const CROWDED: Duration = Duration::from_millis(100);
+
 /// What may go on a lane.
 #[derive(Clone, Copy)]
 struct Duty {
@@ -66,7 +71,7 @@ impl Session {
             return true;
         }
         let duty = self.duty(id);
-        let room = lane.in_flight() < self.config.lane_cap;
+        let room = lane.in_flight() < self.cap(lane);
         (duty.urgent && self.has_control())
             || (room && duty.urgent && (!self.flow_queue.is_empty() || !self.small.is_empty()))
             || (room && duty.bulk && !self.bulk.is_empty())
@@ -225,8 +230,15 @@ impl Session {
         Some(id)
     }
 
+    /// Bytes that may be in flight on a lane. The processes of a near path work in large pieces only while all their
+    /// buffers are full, and empty them so fast that nobody waits long.
+    fn cap(&self, lane: &Lane) -> u64 {
+        let near = lane.rtt.least().is_some_and(|least| least < NEAR) && lane.rtt.smoothed() < CROWDED;
+        if near { NEAR_CAPS * self.config.lane_cap } else { self.config.lane_cap }
+    }
+
     fn room(&self, id: u64) -> bool {
-        self.lanes.iter().any(|lane| lane.id == id && lane.in_flight() < self.config.lane_cap)
+        self.lanes.iter().any(|lane| lane.id == id && lane.in_flight() < self.cap(lane))
     }
 
     fn put_datagrams(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, limit: usize) {
