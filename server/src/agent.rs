@@ -126,7 +126,12 @@ impl Agent {
         limits: Limits,
         resolver: Resolver,
     ) -> io::Result<Self> {
-        let config = AgentConfig { session_life: settings.session_life, ..AgentConfig::default() };
+        let config = AgentConfig {
+            session_life: settings.session_life,
+            ping: settings.ping,
+            dead_after: settings.dead_after,
+            ..AgentConfig::default()
+        };
         let (sessions, incoming) = relay_tunnel::Agent::new(&config)?;
         let shared = Shared {
             dialer: Dialer::new(resolver, limits.dial.clone()),

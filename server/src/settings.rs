@@ -19,6 +19,10 @@ pub struct Settings {
     pub idle: Option<Duration>,
     /// How long a session with open streams lives without any lane.
     pub session_life: Duration,
+    /// A lane that brought nothing for this long is asked for a sign of life; zero never asks.
+    pub ping: Duration,
+    /// A lane with something outstanding that brought nothing for this long is given up.
+    pub dead_after: Duration,
     /// How long streams may take to finish after SIGTERM.
     pub drain_grace: Duration,
     /// End at a client's GOODBYE: for an agent that has one user.
@@ -36,6 +40,8 @@ impl Default for Settings {
             port: AGENT_PORT,
             idle: Some(Duration::from_secs(5 * 60)),
             session_life: Duration::from_secs(30 * 60),
+            ping: Duration::from_millis(7_500),
+            dead_after: Duration::from_secs(15),
             drain_grace: Duration::from_secs(30),
             exit_on_goodbye: false,
             verbosity: 0,
@@ -66,6 +72,8 @@ impl Settings {
                 "--port" => settings.port = number(flag, &value()?, "a port from 0 to 65535")?,
                 "-v" | "--v" => settings.verbosity = number(flag, &value()?, "a number from 0 to 255")?,
                 "--session-life" => settings.session_life = time(flag, &value()?)?,
+                "--ping" => settings.ping = time(flag, &value()?)?,
+                "--dead-after" => settings.dead_after = time(flag, &value()?)?,
                 "--drain-grace" => settings.drain_grace = time(flag, &value()?)?,
                 "--idle" | "--idle-timeout" => {
                     settings.idle = Some(time(flag, &value()?)?).filter(|idle| !idle.is_zero());

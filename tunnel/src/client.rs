@@ -420,7 +420,10 @@ impl<D: Dialer> Manager<D> {
             match notice {
                 Notice::Drain(grace) => self.draining = Some(grace),
                 Notice::Ended(_, text) => {
-                    self.reason.get_or_insert(text);
+                    self.reason = Some(match self.reason.take() {
+                        Some(last) if last != text => format!("{text}: {last}"),
+                        _ => text,
+                    });
                 }
                 // The agent opens nothing: the core refuses it.
                 Notice::Opened(_) | Notice::FlowOpened(_) => {}

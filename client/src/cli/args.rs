@@ -80,7 +80,7 @@ pub struct SessionArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16), env = "KUBECTL_RELAY_LANES")]
     pub lanes: u8,
 
-    /// Silence on a lane after which it is asked for a sign of life; 0 turns it off.
+    /// Silence on a lane after which it is asked for a sign of life; 0 turns it off, at both ends.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration, env = "KUBECTL_RELAY_PING")]
     pub ping: Duration,
 

@@ -90,6 +90,10 @@ pub struct AgentSettings {
     pub drain_grace: Duration,
     /// The agent keeps a session without lanes so long.
     pub session_life: Duration,
+    /// The agent asks a silent lane for a sign of life after this long; zero never.
+    pub ping: Duration,
+    /// The agent gives a silent lane up after this long.
+    pub dead_after: Duration,
     /// Passed on as the agent's `-v`.
     pub verbosity: u8,
 }
@@ -208,6 +212,9 @@ fn agent_settings(args: &Args) -> Result<AgentSettings, UsageError> {
         idle: agent.agent_idle,
         drain_grace: agent.drain_grace,
         session_life: args.session.session_life,
+        // A little later than this end, whose pings then serve both.
+        ping: args.session.ping * 3 / 2,
+        dead_after: args.session.dead_after,
         verbosity: args.verbosity,
     })
 }

@@ -11,11 +11,13 @@ fn parse(line: &str) -> Result<Settings, String> {
 #[test]
 fn the_plugins_arguments() {
     let got =
-        parse("--idle 2m30s --session-life=1h --drain-grace 1.5s --port 0 -v=3 --exit-on-goodbye").unwrap();
+        parse("--idle 2m30s --session-life=1h --ping 3s --dead-after=9s --drain-grace 1.5s --port 0 -v=3 --exit-on-goodbye").unwrap();
     let want = Settings {
         port: 0,
         idle: Some(Duration::from_secs(150)),
         session_life: Duration::from_secs(3600),
+        ping: Duration::from_secs(3),
+        dead_after: Duration::from_secs(9),
         drain_grace: Duration::from_millis(1500),
         exit_on_goodbye: true,
         verbosity: 3,
