@@ -17,6 +17,7 @@ mod path_reset;
 mod rollout;
 mod strangers;
 mod stuck_reader;
+mod target_moves;
 mod unruly_neighbours;
 
 /// Bytes in a MiB.

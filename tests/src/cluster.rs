@@ -2,8 +2,10 @@
 //! others. All tests of one program go by this.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use crate::kubectl::{kubectl, try_kubectl, xtask};
+use crate::traffic::wait_until;
 
 static CLUSTER: RwLock<()> = RwLock::new(());
 
@@ -29,6 +31,14 @@ impl Drop for Alone {
         xtask(&["apiserver", "start"]);
         wait_for_controllers();
     }
+}
+
+/// Waits until the node has told the API server that it lives. One that could not for too long, over restarts in a row,
+/// has its pods taken out of their Services.
+pub fn wait_for_node() {
+    let lease = ["get", "lease", "-n", "kube-node-lease", "-o", "jsonpath={.items[*].spec.renewTime}"];
+    let before = kubectl(&lease);
+    wait_until("the node tells that it lives", Duration::from_secs(120), || kubectl(&lease) != before);
 }
 
 /// After an API server was away, controllers and kubelet come back in their own time: half a minute and more. Whoever
