@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use relay_tests::{Echoes, Relay, Transfers, alone, short_or_long, wait_for_node, xtask};
+use relay_tests::{Echoes, Relay, Transfers, alone, short_or_long, wait_for_controllers, xtask};
 
 use crate::MIB;
 
@@ -32,7 +32,9 @@ fn everything_goes_on(lanes: &str) {
     let echoes = Echoes::start(echo, CONVERSATIONS);
     let rounds = short_or_long(2, 10);
     for round in 1..=rounds {
-        wait_for_node();
+        if round > 1 {
+            wait_for_controllers();
+        }
         let transfers = Transfers::start(sink, source, short_or_long(128, 1024) * MIB);
         let before = Instant::now();
         xtask(&["apiserver", "kill"]);

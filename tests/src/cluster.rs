@@ -2,10 +2,8 @@
 //! others. All tests of one program go by this.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
 
 use crate::kubectl::{kubectl, try_kubectl, xtask};
-use crate::traffic::wait_until;
 
 static CLUSTER: RwLock<()> = RwLock::new(());
 
@@ -33,17 +31,10 @@ impl Drop for Alone {
     }
 }
 
-/// Waits until the node has told the API server that it lives. One that could not for too long, over restarts in a row,
-/// has its pods taken out of their Services.
-pub fn wait_for_node() {
-    let lease = ["get", "lease", "-n", "kube-node-lease", "-o", "jsonpath={.items[*].spec.renewTime}"];
-    let before = kubectl(&lease);
-    wait_until("the node tells that it lives", Duration::from_secs(120), || kubectl(&lease) != before);
-}
-
 /// After an API server was away, controllers and kubelet come back in their own time: half a minute and more. Whoever
-/// needs a pod before that would measure them.
-fn wait_for_controllers() {
+/// needs a pod before that would measure them; and if it goes away again before that, and again, the node counts as lost,
+/// and its pods are taken out of their Services.
+pub fn wait_for_controllers() {
     let name = format!("works-again-{}", std::process::id());
     let job = format!("job/{name}");
     kubectl(&[

@@ -15,7 +15,7 @@ mod rights;
 mod traffic;
 
 pub use agent::{AGENT_LABEL, Agent};
-pub use cluster::{Alone, Beside, alone, beside_others, wait_for_node};
+pub use cluster::{Alone, Beside, alone, beside_others, wait_for_controllers};
 pub use kubectl::{admin_kubeconfig, kubectl, kubectl_apply, try_kubectl, xtask};
 pub use load::{Echoes, Transfers};
 pub use namespace::Namespace;

@@ -170,7 +170,7 @@ impl Sandbox {
     pub(crate) fn stop_service(&self, name: &str, signal: Signal, patience: Duration) -> Result<()> {
         let Some(process) = self.service(name) else { return Ok(()) };
         send(process.host, signal)?;
-        let gone = || if self.service(name).is_some() { bail!("{name} is still running") } else { Ok(()) };
+        let gone = || if has_threads(process.host) { bail!("{name} is still running") } else { Ok(()) };
         if shell::until(patience, gone).is_err() {
             send(process.host, Signal::KILL)?;
             shell::until(Duration::from_secs(10), gone)?;
@@ -255,6 +255,13 @@ fn inside_id(pid: u32) -> Option<u32> {
 /// Whether it exists and is more than a zombie.
 fn is_alive(pid: u32) -> bool {
     stat_field(pid, 3).is_some_and(|state| state != "Z" && state != "X")
+}
+
+/// Whether any of its threads is alive. They hold its sockets, also when the first of them is a zombie already: who
+/// starts the same service before the last has ended finds the port taken.
+fn has_threads(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().filter_map(|thread| thread.file_name().to_str()?.parse().ok()).any(is_alive)
 }
 
 fn start_time(pid: u32) -> Option<String> {
