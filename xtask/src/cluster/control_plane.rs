@@ -74,6 +74,9 @@ pub(crate) fn kill_api_server(sandbox: &Sandbox) -> Result<()> {
 /// Starts controller manager and scheduler.
 pub(crate) fn ensure_controllers(plan: &Plan, sandbox: &Sandbox, binaries: &Binaries) -> Result<()> {
     let manager = [
+        // Where the API server is killed again and again, the only node must not count as lost: its pods would leave their
+        // Services for a minute or more, long after the server is back.
+        "--node-monitor-grace-period=1h".to_owned(),
         format!("--kubeconfig={}", plan.text("controller-manager.kubeconfig")),
         format!("--root-ca-file={}", plan.text("pki/ca.crt")),
         format!("--service-account-private-key-file={}", plan.text("pki/service-account.key")),
