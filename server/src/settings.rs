@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use relay_protocol::AGENT_PORT;
+use relay_tunnel::AgentConfig;
 
 /// The command line, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,13 +36,14 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
+        let sessions = AgentConfig::default();
         Self {
             health: false,
             port: AGENT_PORT,
             idle: Some(Duration::from_secs(5 * 60)),
-            session_life: Duration::from_secs(30 * 60),
-            ping: Duration::from_millis(7_500),
-            dead_after: Duration::from_secs(15),
+            session_life: sessions.session_life,
+            ping: sessions.ping,
+            dead_after: sessions.dead_after,
             drain_grace: Duration::from_secs(30),
             exit_on_goodbye: false,
             verbosity: 0,

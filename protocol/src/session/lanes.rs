@@ -13,8 +13,8 @@ const PROTECT_BYTES: u64 = 256 * 1024;
 const PROTECT_AFTER: Duration = Duration::from_secs(1);
 /// Extra lanes end after this much quiet.
 const QUIET: Duration = Duration::from_secs(60);
-/// A path shorter than this is filled by one lane.
-const STRIPE_FROM: Duration = Duration::from_millis(5);
+/// A path with a shorter round trip is near: one lane fills it.
+pub(super) const NEAR: Duration = Duration::from_millis(5);
 
 impl Session {
     /// A client's end. `id` and `secret` are random.
@@ -262,8 +262,7 @@ impl Session {
         if !long_open && self.data_bytes < PROTECT_BYTES {
             return 1;
         }
-        let far =
-            self.lanes.iter().filter_map(|lane| lane.rtt.least()).min().is_some_and(|rtt| rtt >= STRIPE_FROM);
+        let far = self.lanes.iter().filter_map(|lane| lane.rtt.least()).min().is_some_and(|rtt| rtt >= NEAR);
         // One of them is express, so a limit of n bulk lanes is n + 1 in all.
         if far && self.data_bytes >= 16 * PROTECT_BYTES { (self.config.lanes + 1).min(MAX_LANES) } else { 2 }
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::lanes::NEAR;
 use super::{Event, FlowKey, ResetOut, Session, Stream, StreamKey};
 use crate::frame::{self, Frame};
 use crate::lane::{Closing, Item, Lane};
@@ -24,8 +25,7 @@ const SMALL_TURN: usize = 4 * 1024;
 /// goes out.
 const WAKE_BELOW: u64 = BATCH as u64;
 
-/// A path shorter than this is near, and has so many times the usual bytes in flight, until they take this long.
-const NEAR: Duration = Duration::from_millis(5);
+/// A near path has so many times the usual bytes in flight, until they take this long.
 const NEAR_CAPS: u64 = 3;
 const CROWDED: Duration = Duration::from_millis(100);
 
