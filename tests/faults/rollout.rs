@@ -25,7 +25,7 @@ const WORKLOAD: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
         "name": "workload", "image": "relay.test/workload:1", "imagePullPolicy": "IfNotPresent",
         "args": ["serve"],
         "ports": [{"name": "http", "containerPort": 8080}],
-        "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 1},
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 10},
         "lifecycle": {"preStop": {"sleep": {"seconds": 5}}}
       }]
     }}

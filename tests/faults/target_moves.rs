@@ -23,7 +23,7 @@ const WORKLOAD: &str = r#"{"apiVersion": "apps/v1", "kind": "StatefulSet", "meta
       "name": "workload", "image": "relay.test/workload:1", "imagePullPolicy": "IfNotPresent",
       "args": ["serve"],
       "ports": [{"name": "http", "containerPort": 8080}, {"name": "banner", "containerPort": 7008}],
-      "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 1}
+      "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 10}
     }]
   }}
 }}"#;
