@@ -7,6 +7,7 @@ use relay_dial::Resolver;
 use relay_server::agent::{Agent, Exit};
 use relay_server::settings::{Limits, Settings};
 use relay_server::{listen, log};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         }
     };
     log::start(settings.verbosity);
+    raise_file_limit();
     // One thread: the agent copies bytes, and a second one would cost memory in every pod.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.context("no runtime").and_then(|runtime| runtime.block_on(run(&settings)));
@@ -59,6 +61,14 @@ async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         Exit::Goodbye => info!("ending: the client said goodbye"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each stream and flow holds a file, and without any left no lane comes back: containers often start with few.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!(%error, "limit of open files not raised");
+    }
 }
 
 async fn first(mut one: Signal, mut other: Signal) {

@@ -75,6 +75,9 @@ pub async fn splice_tuned(
         sent: 0,
         received: 0,
     };
+    // Until both directions have ended in order, a socket that is dropped is reset, with its process too: what was lost
+    // must not look complete to the program behind it.
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     let mut tuned = 0;
     let result = poll_fn(|cx| {
         let result = splice.poll(cx);
@@ -88,7 +91,10 @@ pub async fn splice_tuned(
     .await;
     let (sent, received) = (splice.sent, splice.received);
     let end = match result {
-        Ok(()) => SpliceEnd::Finished,
+        Ok(()) => {
+            let _ = SockRef::from(&socket).set_linger(None);
+            SpliceEnd::Finished
+        }
         Err(Failure::Tunnel(status)) => {
             abort(socket);
             SpliceEnd::ResetByTunnel(status)

@@ -40,8 +40,9 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 }
 
 async fn carry(mut socket: TcpStream, path: Path, relay: Relay) {
-    if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
+    // Whatever ends this process, a connection that was not forwarded to its end must not look as if it had been.
+    if let Err(error) = socket.set_nodelay(true).and_then(|()| socket.set_zero_linger()) {
+        tracing::debug!(%error, "options of an accepted socket");
     }
     let Opened { stream, destination, early } = match open(&mut socket, &path, &relay).await {
         Ok(opened) => opened,

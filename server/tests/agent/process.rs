@@ -7,6 +7,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
+use relay_tunnel::{ClientConfig, Session};
+
+use crate::session::{Loopback, to};
 use crate::support::*;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_relay-server");
@@ -113,4 +116,32 @@ async fn running_out_of_files_is_survived() {
     client.write_all(&header(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
     assert_eq!(client.read_u8().await.unwrap(), OK);
     assert!(agent.child.try_wait().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn the_soft_limit_of_files_is_no_limit() {
+    let shell = format!("ulimit -S -n 24; exec {AGENT} --port 0");
+    let agent = Process::start(Command::new("sh").args(["-c", &shell])).await;
+    let target = echo().await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        let mut client = agent.connect().await;
+        client.write_all(&header(Tcp, "127.0.0.1", target.port())).await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), OK);
+        clients.push(client);
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_leaves_no_upload_that_looks_whole() {
+    let mut agent = Process::with("").await;
+    let dialer = Loopback((std::net::Ipv4Addr::LOCALHOST, agent.port).into());
+    let session = Session::start(&ClientConfig::default(), dialer).0;
+    let (listener, address) = target().await;
+    let mut stream = session.open(to(Tcp, "127.0.0.1", address.port())).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    stream.write_all(b"half of an upl").await.unwrap();
+    server.read_exact(&mut [0; 14]).await.unwrap();
+    agent.child.kill().await.unwrap();
+    assert_eq!(server.read_u8().await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
