@@ -19,6 +19,10 @@ const MAX_QUEUED: usize = 512 * 1024;
 const MAX_COUNT: usize = 2_048;
 /// What a queued datagram costs besides its bytes.
 const OVERHEAD: usize = 128;
+/// Datagrams kept per flow until they are acknowledged, in case their lane is held up.
+const MAX_KEPT: usize = 256;
+/// A larger datagram is not kept.
+const KEEP_BELOW: usize = 4 * 1024;
 /// Bytes queued by all flows of a session, in both directions.
 pub(crate) const SESSION_QUEUED: usize = 8 << 20;
 
@@ -97,6 +101,58 @@ impl Queue {
     }
 }
 
+/// Datagrams that were sent and not acknowledged, lowest number first.
+#[derive(Debug)]
+struct Kept {
+    datagrams: VecDeque<(u64, Bytes)>,
+    /// Numbers that go out again.
+    again: VecDeque<u64>,
+    held: Share,
+}
+
+impl Kept {
+    fn new(pool: &Pool) -> Self {
+        Self { datagrams: VecDeque::new(), again: VecDeque::new(), held: Share::new(pool.clone()) }
+    }
+
+    /// Where there is no room for it, it is sent only once.
+    fn keep(&mut self, seq: u64, datagram: &Bytes) {
+        if self.datagrams.len() >= MAX_KEPT {
+            self.drop_at(0);
+        }
+        if datagram.len() <= KEEP_BELOW && self.held.try_reserve(datagram.len() + OVERHEAD) {
+            self.datagrams.push_back((seq, datagram.clone()));
+        }
+    }
+
+    fn find(&self, seq: u64) -> Option<usize> {
+        self.datagrams.binary_search_by_key(&seq, |&(seq, _)| seq).ok()
+    }
+
+    fn drop_at(&mut self, index: usize) {
+        if let Some((_, datagram)) = self.datagrams.remove(index) {
+            self.held.release(datagram.len() + OVERHEAD);
+        }
+    }
+
+    fn forget(&mut self, seq: u64) {
+        if let Some(index) = self.find(seq) {
+            self.drop_at(index);
+        }
+    }
+
+    fn take_again(&mut self) -> Option<(u64, Bytes)> {
+        loop {
+            let seq = self.again.pop_front()?;
+            if let Some(index) = self.find(seq) {
+                let datagram = self.datagrams[index].1.clone();
+                self.drop_at(index);
+                return Some((seq, datagram));
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Flow {
     /// Given at the first transmission.
@@ -111,6 +167,7 @@ pub(crate) struct Flow {
     next_seq: u64,
     seen: Seen,
     out: Queue,
+    kept: Kept,
     incoming: Queue,
 }
 
@@ -126,6 +183,7 @@ impl Flow {
             next_seq: 0,
             seen: Seen { next: 0, bits: [0; WORDS] },
             out: Queue::new(pool),
+            kept: Kept::new(pool),
             incoming: Queue::new(pool),
         }
     }
@@ -145,16 +203,43 @@ impl Flow {
         dropped
     }
 
-    pub(crate) fn next_len(&self) -> Option<usize> {
-        self.out.datagrams.front().map(|(_, datagram)| datagram.len())
+    pub(crate) fn has_more(&self) -> bool {
+        !self.out.datagrams.is_empty() || !self.kept.again.is_empty()
     }
 
-    /// The next datagram to send, with its number.
-    pub(crate) fn take_out(&mut self) -> Option<(u64, Bytes)> {
+    /// The next datagram to send, with its number; with `keep` it may go out once more later.
+    pub(crate) fn take_out(&mut self, keep: bool) -> Option<(u64, Bytes)> {
+        if let Some(again) = self.kept.take_again() {
+            return Some(again);
+        }
         let datagram = self.out.pop()?;
         let seq = self.next_seq;
         self.next_seq += 1;
+        if keep {
+            self.kept.keep(seq, &datagram);
+        }
         Some((seq, datagram))
+    }
+
+    /// The peer has the datagram with this number.
+    pub(crate) fn acked(&mut self, seq: u64) {
+        self.known = true;
+        self.kept.forget(seq);
+    }
+
+    /// The lane of the datagram with this number is gone: it is not worth another.
+    pub(crate) fn lost(&mut self, seq: u64) {
+        self.kept.forget(seq);
+    }
+
+    /// The length of the datagram with this number, if it was kept.
+    pub(crate) fn kept(&self, seq: u64) -> Option<usize> {
+        self.kept.find(seq).map(|index| self.kept.datagrams[index].1.len())
+    }
+
+    /// The datagram with this number is late, and goes out once more if it was kept.
+    pub(crate) fn send_again(&mut self, seq: u64) {
+        self.kept.again.push_back(seq);
     }
 
     /// Stores a datagram unless it is a duplicate (`None`); tells how many older ones had to go.
@@ -196,7 +281,27 @@ mod tests {
         let mut flow = Flow::new(now, Bytes::new(), None, &Pool::new(SESSION_QUEUED));
         let dropped: u64 = (0..20u8).map(|n| flow.push_out(now, vec![n; 60_000].into())).sum();
         assert_eq!(dropped, 12);
-        assert_eq!(flow.take_out().unwrap().1[0], 12);
+        assert_eq!(flow.take_out(false).unwrap().1[0], 12);
+    }
+
+    #[test]
+    fn a_late_datagram_goes_out_once_more_and_no_more() {
+        let now = Instant::now();
+        let pool = Pool::new(SESSION_QUEUED);
+        let mut flow = Flow::new(now, Bytes::new(), None, &pool);
+        for n in 0..3 {
+            flow.push_out(now, vec![n; 10].into());
+        }
+        while flow.take_out(true).is_some() {}
+        flow.acked(0);
+        assert_eq!((flow.kept(0), flow.kept(1), flow.kept(2)), (None, Some(10), Some(10)));
+        flow.send_again(1);
+        flow.send_again(2);
+        flow.acked(1);
+        assert_eq!(flow.take_out(true), Some((2, vec![2; 10].into())));
+        assert_eq!(flow.kept(2), None);
+        assert!(!flow.has_more());
+        assert_eq!(pool.used(), 0);
     }
 
     #[test]
@@ -224,6 +329,6 @@ mod tests {
         flow.push_out(now, Bytes::from_static(b"old"));
         flow.push_out(now + MAX_WAIT, Bytes::from_static(b"new"));
         assert_eq!(flow.expire(now + MAX_WAIT + Duration::from_millis(1)), 1);
-        assert_eq!(flow.take_out().unwrap().1, "new");
+        assert_eq!(flow.take_out(false).unwrap().1, "new");
     }
 }

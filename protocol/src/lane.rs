@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::path::{Path, Snapshot};
 use crate::rtt::Rtt;
 use crate::send::Piece;
 use crate::session::{FlowKey, StreamKey};
@@ -16,7 +17,8 @@ pub(crate) enum Item {
     Stream(StreamKey, Piece),
     MaxData(StreamKey, u64),
     Reset(StreamKey),
-    Datagram(FlowKey),
+    /// With its number.
+    Datagram(FlowKey, u64),
     FlowClose(u64),
     MaxStreams,
     Drain,
@@ -32,6 +34,15 @@ struct Record {
     len: u64,
     at: Instant,
     item: Item,
+    snapshot: Snapshot,
+}
+
+/// A frame that has been without an acknowledgement for longer than its lane takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Late {
+    /// Position behind the frame.
+    pub(crate) end: u64,
+    pub(crate) item: Item,
 }
 
 /// How far the orderly end of a lane has come.
@@ -51,6 +62,15 @@ pub(crate) struct Lane {
     pub(crate) peer_closing: bool,
     /// Something is outstanding and nothing has come for long: no new frames here.
     pub(crate) suspect: bool,
+    /// Something on the way is held up: an acknowledgement is overdue.
+    pub(crate) lagging: bool,
+    /// Frames that end at or before this position have been looked at for being late.
+    pub(crate) looked: u64,
+    /// Not to be looked at for late frames before this.
+    pub(crate) look_at: Option<Instant>,
+    /// What the lane holds up of bulk streams has been given to others up to this position.
+    pub(crate) given_up: u64,
+    pub(crate) path: Path,
     /// Bytes handed to the transport.
     sent: u64,
     records: VecDeque<Record>,
@@ -69,6 +89,7 @@ pub(crate) struct Lane {
     pub(crate) waiting_since: Option<Instant>,
     pub(crate) ping_due: bool,
     pub(crate) ping_out: Option<u64>,
+    pub(crate) ping_sent: Option<Instant>,
     pub(crate) pongs: VecDeque<u64>,
 }
 
@@ -80,6 +101,11 @@ impl Lane {
             closing: Closing::No,
             peer_closing: false,
             suspect: false,
+            lagging: false,
+            looked: 0,
+            look_at: None,
+            given_up: 0,
+            path: Path::default(),
             sent: 0,
             records: VecDeque::new(),
             in_flight: 0,
@@ -92,6 +118,7 @@ impl Lane {
             waiting_since: None,
             ping_due: false,
             ping_out: None,
+            ping_sent: None,
             pongs: VecDeque::new(),
         }
     }
@@ -116,12 +143,13 @@ impl Lane {
     }
 
     pub(crate) fn sent_frame(&mut self, now: Instant, len: usize, item: Item) {
+        let snapshot = self.path.sent(now, self.in_flight);
         self.sent += len as u64;
         self.in_flight += len as u64;
         if self.waiting_since.is_none() {
             self.waiting_since = Some(now);
         }
-        self.records.push_back(Record { end: self.sent, len: len as u64, at: now, item });
+        self.records.push_back(Record { end: self.sent, len: len as u64, at: now, item, snapshot });
     }
 
     /// Takes note of whole frames; `eliciting` of their bytes ask for an acknowledgement.
@@ -194,30 +222,71 @@ impl Lane {
         self.pongs.push_back(token);
     }
 
-    /// The frames that end at or before `position`; `None` where it lies beyond what was sent.
-    pub(crate) fn acknowledged(&mut self, now: Instant, position: u64, items: &mut Vec<Item>) -> Option<()> {
+    /// The frames that end at or before `position`, and how many bytes they were; `None` where it lies beyond what was
+    /// sent.
+    pub(crate) fn acknowledged(&mut self, now: Instant, position: u64, items: &mut Vec<Item>) -> Option<u64> {
         if position > self.sent {
             return None;
         }
-        let mut newest = None;
+        let (mut newest, mut bytes) = (None, 0);
         while let Some(record) = self.records.front().filter(|record| record.end <= position) {
-            self.in_flight -= record.len;
-            newest = Some(record.at);
+            bytes += record.len;
+            newest = Some((record.at, record.snapshot));
             items.push(record.item);
             self.records.pop_front();
         }
-        if let Some(at) = newest {
-            self.rtt.sample(now.saturating_duration_since(at));
+        self.in_flight -= bytes;
+        if let Some((at, snapshot)) = newest {
+            self.rtt.sample(now, now.saturating_duration_since(at));
+            let least = self.rtt.least_lately().unwrap_or_default();
+            self.path.acked(now, bytes, at, snapshot, least);
+            self.lagging = false;
+            self.look_at = None;
         }
         if !self.waits() {
             self.waiting_since = None;
         }
-        Some(())
+        Some(bytes)
+    }
+
+    /// The answer to a PING came.
+    pub(crate) fn ponged(&mut self, now: Instant) {
+        self.ping_out = None;
+        if let Some(at) = self.ping_sent.take() {
+            self.rtt.sample_least(now, now.saturating_duration_since(at));
+        }
+    }
+
+    /// The first frame that has not been looked at for being late: when it was sent.
+    pub(crate) fn next_to_look_at(&self) -> Option<Instant> {
+        self.records.get(self.unseen()).map(|record| record.at)
+    }
+
+    fn unseen(&self) -> usize {
+        self.records.partition_point(|record| record.end <= self.looked)
+    }
+
+    /// The frames not looked at yet that were sent at or before this time.
+    pub(crate) fn late(&self, sent_by: Instant) -> impl Iterator<Item = Late> + '_ {
+        let unseen = self.records.range(self.unseen()..);
+        unseen
+            .take_while(move |record| record.at <= sent_by)
+            .map(|record| Late { end: record.end, item: record.item })
+    }
+
+    /// The oldest frames, and when the very oldest was sent.
+    pub(crate) fn oldest(&self) -> (Option<Instant>, impl Iterator<Item = Late> + '_) {
+        let records = self.records.iter().filter(|record| record.end > self.given_up);
+        (
+            self.records.front().map(|record| record.at),
+            records.map(|record| Late { end: record.end, item: record.item }),
+        )
     }
 
     /// Everything not acknowledged, oldest first; the lane keeps nothing.
     pub(crate) fn take_outstanding(&mut self) -> impl Iterator<Item = Item> + use<> {
         self.in_flight = 0;
+        self.lagging = false;
         std::mem::take(&mut self.records).into_iter().map(|record| record.item)
     }
 

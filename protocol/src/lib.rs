@@ -9,6 +9,7 @@ pub mod frame;
 pub mod header;
 pub mod hello;
 mod lane;
+mod path;
 pub mod pool;
 pub mod ranges;
 mod recv;

@@ -18,6 +18,11 @@ impl Ranges {
         self.0.len()
     }
 
+    /// The end of the highest range.
+    pub fn end(&self) -> Option<u64> {
+        self.0.last_key_value().map(|(_, &end)| end)
+    }
+
     /// The lowest range.
     pub fn first(&self) -> Option<Range<u64>> {
         self.0.first_key_value().map(|(&start, &end)| start..end)

@@ -214,7 +214,21 @@ impl SendHalf {
         self.requeue(piece);
     }
 
-    fn requeue(&mut self, piece: Piece) {
+    /// Bytes below the first gap have arrived.
+    fn first_gap(&self) -> u64 {
+        self.acked.first().filter(|first| first.start <= self.front).map_or(self.front, |first| first.end)
+    }
+
+    /// Whether the stream can't go on before what is in flight arrives: the peer holds `held` bytes or more beyond a
+    /// gap, or there is nothing else that may be sent.
+    pub(crate) fn is_held_up(&self, held: u64) -> bool {
+        let beyond = self.acked.end().map_or(0, |end| end.saturating_sub(self.first_gap()));
+        let is_out_of_credit = self.limit == self.written;
+        beyond >= held || (self.unsent() == 0 && (is_out_of_credit || self.fin != Fin::Open))
+    }
+
+    /// Sends a piece once more, whatever becomes of the frame it was in.
+    pub(crate) fn requeue(&mut self, piece: Piece) {
         if piece.fin && self.fin == Fin::Sent {
             self.fin = Fin::Due;
         }

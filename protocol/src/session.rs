@@ -5,6 +5,7 @@
 //! [`Session::handle_timeout`] wants to be called. `session.rs` holds the state and the programs' side (open, write,
 //! read, finish, reset); its submodules hold the lanes, the two byte paths and the timers.
 
+mod again;
 mod audit;
 mod flows;
 mod lanes;
@@ -12,6 +13,7 @@ mod receive;
 mod timers;
 mod transmit;
 
+use again::Budget;
 pub use audit::Audit;
 pub use transmit::BATCH;
 
@@ -24,6 +26,7 @@ use crate::Status;
 use crate::flow::{Flow, SESSION_QUEUED};
 use crate::hello::{Instance, Secret, SessionId};
 use crate::lane::{Item, Lane};
+use crate::path::Total;
 use crate::pool::{Pool, Share};
 use crate::recv::RecvHalf;
 use crate::send::SendHalf;
@@ -88,7 +91,8 @@ pub struct Config {
     pub max_flows: usize,
     /// The most lanes, 1 to 16.
     pub lanes: usize,
-    /// Unacknowledged bytes in flight on one lane; three times as many where the round trip is below 5 ms.
+    /// Unacknowledged bytes in flight on one lane, in bytes: three times as many where the round trip is below 5 ms;
+    /// elsewhere what the path holds, at most four times as many.
     pub lane_cap: u64,
     /// A lane that brought nothing for this long is asked for a sign of life; `None` never asks.
     pub ping: Option<Duration>,
@@ -305,11 +309,18 @@ pub struct Session {
     datagrams: Pool,
 
     lanes: Vec<Lane>,
+    /// What the paths of all lanes hold together.
+    total: Total,
+    /// What may be sent a second time.
+    again: Budget,
     highest_lane: u64,
     express: Option<u64>,
     no_lanes_since: Option<Instant>,
     /// The lanes that there are may all be dead: one more is wanted at once.
     renew: bool,
+    /// When a lane was last held up, and since when there is one lane more for it.
+    stalled: Option<Instant>,
+    restless: Option<Instant>,
     /// Data went over the session recently: a second lane protects it.
     busy_since: Option<Instant>,
     last_data: Instant,
@@ -369,10 +380,14 @@ impl Session {
             flow_closes: HashMap::new(),
             datagrams: Pool::new(SESSION_QUEUED),
             lanes: Vec::new(),
+            total: Total::default(),
+            again: Budget::new(now),
             highest_lane: 0,
             express: None,
             no_lanes_since: Some(now),
             renew: false,
+            stalled: None,
+            restless: None,
             busy_since: None,
             last_data: now,
             data_bytes: 0,

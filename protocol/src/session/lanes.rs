@@ -159,15 +159,24 @@ impl Session {
         self.choose_express();
     }
 
-    /// With two lanes or more, one carries no bulk: the newest, which holds least, for as long as it works.
+    /// With two lanes or more, one carries no bulk: the newest, which holds least, for as long as it works. One that is
+    /// held up leaves the part to the one with least on it.
     pub(super) fn choose_express(&mut self) {
-        let mut usable = self.lanes.iter().filter(|lane| lane.is_usable()).map(|lane| lane.id);
-        let current =
-            self.express.filter(|id| self.lanes.iter().any(|lane| lane.id == *id && lane.is_usable()));
-        self.express = match (usable.next(), usable.next_back()) {
-            (Some(_), Some(newest)) => current.or(Some(newest)),
-            _ => None,
+        let usable = || self.lanes.iter().filter(|lane| lane.is_usable());
+        if usable().nth(1).is_none() {
+            self.express = None;
+            return;
+        }
+        let current = usable().find(|lane| Some(lane.id) == self.express);
+        let moving = || usable().filter(|lane| !lane.lagging);
+        let chosen = match current {
+            Some(current) if current.lagging => {
+                moving().min_by_key(|lane| lane.in_flight()).or(Some(current))
+            }
+            Some(current) => Some(current),
+            None => moving().next_back().or_else(|| usable().next_back()),
         };
+        self.express = chosen.map(|lane| lane.id);
     }
 
     /// The transport of a lane has ended, however. What was on it goes out again elsewhere.
@@ -225,7 +234,12 @@ impl Session {
             Item::MaxStreams => self.max_streams_due = true,
             Item::Drain => self.drain_due = true,
             Item::Goodbye => self.goodbye_due = !self.goodbye_acked,
-            Item::Datagram(_) | Item::LaneClose | Item::Ping => {}
+            Item::Datagram(key, seq) => {
+                if let Some(flow) = self.flows.get_mut(key.0) {
+                    flow.lost(seq);
+                }
+            }
+            Item::LaneClose | Item::Ping => {}
         }
     }
 
@@ -262,9 +276,14 @@ impl Session {
         if !long_open && self.data_bytes < PROTECT_BYTES {
             return 1;
         }
-        let far = self.lanes.iter().filter_map(|lane| lane.rtt.least()).min().is_some_and(|rtt| rtt >= NEAR);
+        let far = self.lanes.iter().any(|lane| lane.rtt.known()) && !self.is_near();
         // One of them is express, so a limit of n bulk lanes is n + 1 in all.
-        if far && self.data_bytes >= 16 * PROTECT_BYTES { (self.config.lanes + 1).min(MAX_LANES) } else { 2 }
+        let most = (self.config.lanes + 1).min(MAX_LANES);
+        match () {
+            () if far && self.data_bytes >= 16 * PROTECT_BYTES => most,
+            () if self.is_restless(now) => most.min(3),
+            () => 2,
+        }
     }
 
     /// Retires the lanes that quiet has made superfluous.

@@ -10,9 +10,9 @@ use crate::flow::Flow;
 use crate::frame::{Frame, Malformed};
 use crate::lane::{Closing, Item};
 
-/// How long an acknowledgement may wait for company. Bulk, which keeps a path's buffers full anyway, waits longer:
-/// each message of its own costs the processes between the ends as much as many kilobytes of data.
-const ACK_DELAY: Duration = Duration::from_millis(2);
+/// How long an acknowledgement may wait for company. Bulk on a near path, which keeps the path's buffers full anyway,
+/// waits longer: each message of its own costs the processes between the ends as much as many kilobytes of data.
+pub(super) const ACK_DELAY: Duration = Duration::from_millis(2);
 const BULK_ACK_DELAY: Duration = Duration::from_millis(10);
 /// More than this at a time is bulk, in bytes.
 const SMALL_READ: u64 = 8 * 1024;
@@ -51,6 +51,7 @@ impl Session {
             // The peer waits for the answer to its GOODBYE.
             _ if self.ended.is_some() => Duration::ZERO,
             ..=SMALL_READ => ACK_DELAY,
+            _ if !self.is_near() => ACK_DELAY,
             _ => BULK_ACK_DELAY,
         };
         if let Some(lane) = self.lane(lane) {
@@ -79,7 +80,7 @@ impl Session {
             }
             Frame::Pong { token } => {
                 if let Some(lane) = self.lane(lane).filter(|lane| lane.ping_out == Some(token)) {
-                    lane.ping_out = None;
+                    lane.ponged(now);
                     lane.heard(now);
                 }
             }
@@ -269,9 +270,11 @@ impl Session {
         }
         self.acked = items;
         match known {
-            Some(None) => Err(Malformed::Violation("acknowledgement beyond what was sent")),
-            _ => Ok(()),
+            Some(None) => return Err(Malformed::Violation("acknowledgement beyond what was sent")),
+            Some(Some(bytes)) if bytes > 0 => self.total.acked(now, bytes, self.least_round_trip()),
+            _ => {}
         }
+        Ok(())
     }
 
     fn item_acked(&mut self, item: Item) {
@@ -294,9 +297,9 @@ impl Session {
                     self.remove_if_over(key);
                 }
             }
-            Item::Datagram(key) => {
+            Item::Datagram(key, seq) => {
                 if let Some(flow) = self.flows.get_mut(key.0) {
-                    flow.known = true;
+                    flow.acked(seq);
                 }
             }
             Item::FlowClose(id) => {

@@ -7,7 +7,7 @@ use crate::Status;
 use crate::lane::{Closing, Item, Lane};
 
 /// A lane with something outstanding that is silent for this long, or four round trips, is suspect.
-const SUSPECT_AFTER: Duration = Duration::from_secs(3);
+pub(super) const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 
 impl Session {
     fn suspect_at(&self, lane: &Lane) -> Option<Instant> {
@@ -35,9 +35,15 @@ impl Session {
     /// [`Session::has_work`] turns true then.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let lanes = self.lanes.iter().flat_map(|lane| {
-            [lane.ack_due(), self.suspect_at(lane), self.dead_at(lane), self.ping_at(lane)]
-                .into_iter()
-                .flatten()
+            [
+                lane.ack_due(),
+                self.suspect_at(lane),
+                self.dead_at(lane),
+                self.ping_at(lane),
+                self.look_at(lane),
+            ]
+            .into_iter()
+            .flatten()
         });
         lanes.chain(self.dies_at()).min()
     }
@@ -64,6 +70,7 @@ impl Session {
         for id in suspect {
             self.suspect(id);
         }
+        self.look_for_late(now);
         if due(self.dies_at()) {
             self.end(Status::AgentLost, "no connection for too long");
         }

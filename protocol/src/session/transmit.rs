@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::lanes::NEAR;
 use super::{Event, FlowKey, ResetOut, Session, Stream, StreamKey};
 use crate::frame::{self, Frame};
 use crate::lane::{Closing, Item, Lane};
@@ -27,6 +26,8 @@ const WAKE_BELOW: u64 = BATCH as u64;
 
 /// A near path has so many times the usual bytes in flight, until they take this long.
 const NEAR_CAPS: u64 = 3;
+/// A far path has at most so many times the usual bytes in flight on one lane, whatever it holds.
+const FAR_CAPS: u64 = 4;
 const CROWDED: Duration = Duration::from_millis(100);
 
 /// What may go on a lane.
@@ -42,7 +43,7 @@ impl Session {
         match self.express {
             _ if !usable => Duty { urgent: false, bulk: false },
             None => Duty { urgent: true, bulk: true },
-            Some(express) => Duty { urgent: express == id, bulk: express != id },
+            Some(express) => Duty { urgent: express == id, bulk: express != id && !self.is_passed_over(id) },
         }
     }
 
@@ -74,7 +75,7 @@ impl Session {
         let room = lane.in_flight() < self.cap(lane);
         (duty.urgent && self.has_control())
             || (room && duty.urgent && (!self.flow_queue.is_empty() || !self.small.is_empty()))
-            || (room && duty.bulk && !self.bulk.is_empty())
+            || (duty.bulk && !self.bulk.is_empty() && self.bulk_room(id) > 0)
     }
 
     /// Appends frames for one write to the lane's transport, about [`BATCH`] bytes at most (a frame is never cut, so
@@ -101,6 +102,7 @@ impl Session {
         }
         self.put_riders(id, now, out, start);
         self.put_acks(id, now, out, start);
+        self.note_dry(id);
         self.finish_lane(id);
     }
 
@@ -111,6 +113,7 @@ impl Session {
     }
 
     fn note(&mut self, id: u64, now: Instant, len: usize, item: Item) {
+        self.again.earn(len);
         if let Some(lane) = self.lane(id) {
             lane.sent_frame(now, len, item);
         }
@@ -127,6 +130,7 @@ impl Session {
         let close = lane.closing == Closing::Due && !lane.has_outstanding();
         if std::mem::take(&mut lane.ping_due) && !close && lane.closing != Closing::Sent {
             lane.ping_out = Some(token);
+            lane.ping_sent = Some(now);
             self.token += 1;
             self.put(id, now, out, &Frame::Ping { token }, Item::Ping);
         } else if close {
@@ -230,15 +234,53 @@ impl Session {
         Some(id)
     }
 
-    /// Bytes that may be in flight on a lane. The processes of a near path work in large pieces only while all their
-    /// buffers are full, and empty them so fast that nobody waits long.
+    /// Bytes that may be in flight on a lane: what its path holds. The processes of a near path work in large pieces
+    /// only while all their buffers are full, and empty them so fast that nobody waits long.
     fn cap(&self, lane: &Lane) -> u64 {
-        let near = lane.rtt.least().is_some_and(|least| least < NEAR) && lane.rtt.smoothed() < CROWDED;
-        if near { NEAR_CAPS * self.config.lane_cap } else { self.config.lane_cap }
+        let limit = self.config.lane_cap;
+        if self.is_near() {
+            return if lane.rtt.smoothed() < CROWDED { NEAR_CAPS * limit } else { limit };
+        }
+        lane.path.cap(self.least_round_trip()).min(FAR_CAPS * limit)
     }
 
     fn room(&self, id: u64) -> bool {
         self.lanes.iter().any(|lane| lane.id == id && lane.in_flight() < self.cap(lane))
+    }
+
+    /// Bytes of bulk that may go on a lane now. Lanes that are held up fill no buffer that others share, and the express
+    /// lane carries none.
+    fn bulk_room(&self, id: u64) -> u64 {
+        let Some(lane) = self.lanes.iter().find(|lane| lane.id == id) else { return 0 };
+        let own = self.cap(lane).saturating_sub(lane.in_flight());
+        if self.is_near() || own == 0 {
+            return own;
+        }
+        let moving = || {
+            let used = self.lanes.iter().filter(|lane| lane.in_flight() > 0 || lane.id == id);
+            used.filter(|lane| lane.is_usable() && !lane.lagging)
+                .filter(|lane| Some(lane.id) != self.express || lane.id == id)
+        };
+        let in_flight: u64 = moving().map(Lane::in_flight).sum();
+        let total = self.total.cap(moving().map(|lane| &lane.path), self.least_round_trip());
+        own.min(total.saturating_sub(in_flight))
+    }
+
+    /// Takes note of a lane that could carry more than there is: its rate then says nothing about its path.
+    fn note_dry(&mut self, id: u64) {
+        let duty = self.duty(id);
+        let waiting = (duty.urgent && !(self.small.is_empty() && self.flow_queue.is_empty()))
+            || (duty.bulk && !self.bulk.is_empty());
+        if waiting || !self.room(id) {
+            return;
+        }
+        if duty.bulk {
+            self.total.ran_dry();
+        }
+        if let Some(lane) = self.lane(id) {
+            let in_flight = lane.in_flight();
+            lane.path.ran_dry(in_flight);
+        }
     }
 
     fn put_datagrams(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, limit: usize) {
@@ -264,9 +306,12 @@ impl Session {
         out: &mut Vec<u8>,
         dropped: &mut u64,
     ) -> bool {
+        let keep = !self.is_near() && self.usable_lanes() > 1;
         let Some(flow) = self.flows.get_mut(key.0) else { return false };
         *dropped = flow.expire(now);
-        let Some((seq, datagram)) = flow.take_out().filter(|_| flow.closed.is_none()) else { return false };
+        let Some((seq, datagram)) = flow.take_out(keep).filter(|_| flow.closed.is_none()) else {
+            return false;
+        };
         let wire = match flow.id {
             Some(wire) => wire,
             None => {
@@ -278,9 +323,9 @@ impl Session {
             }
         };
         let header = (!flow.known).then(|| flow.header.clone());
-        let more = flow.next_len().is_some();
+        let more = flow.has_more();
         let frame = Frame::Datagram { id: wire, seq, header: header.as_deref(), data: &datagram };
-        self.put(id, now, out, &frame, Item::Datagram(key));
+        self.put(id, now, out, &frame, Item::Datagram(key, seq));
         self.saw_data(now, datagram.len());
         more
     }
@@ -294,11 +339,14 @@ impl Session {
 
     fn put_bulk(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, limit: usize) {
         let quick = self.lane(id).is_some_and(|lane| lane.rtt.known() && lane.rtt.smoothed() < QUICK);
-        while self.room(id) {
+        loop {
+            let room = usize::try_from(self.bulk_room(id)).unwrap_or(usize::MAX);
             let left = limit.saturating_sub(out.len() + HEADROOM);
-            if left == 0 {
+            if room == 0 || left == 0 {
                 break;
             }
+            // What is in flight is exceeded by little, and not by many little frames.
+            let left = left.min(room.max(CAREFUL_TURN));
             let Some(key) = self.bulk.pop_front() else { break };
             let turn = match () {
                 () if !quick => left.min(CAREFUL_TURN),
@@ -331,9 +379,8 @@ impl Session {
         if wake {
             self.wake_writer(key);
         }
-        if more && let Some(stream) = self.streams.get_mut(key.0) {
-            stream.in_data = true;
-            self.bulk.push_back(key);
+        if more {
+            self.queue_data(key);
         }
     }
 

@@ -47,7 +47,7 @@ fn plans(rng: &mut Rng, until: Duration) -> Vec<Plan> {
     (0..rng.in_range(1..8)).map(|_| a_plan(rng, 60_000, until)).collect()
 }
 
-fn stream(opens_at: Duration, up: u64, down: u64) -> Plan {
+pub(crate) fn stream(opens_at: Duration, up: u64, down: u64) -> Plan {
     Plan { opens_at, client: Script::plain(up), agent: Ok(Script::plain(down)) }
 }
 
@@ -60,7 +60,7 @@ fn endless() -> Plan {
 }
 
 /// A program that sends a little every few milliseconds, and gets it back.
-fn talk(amount: u64) -> Plan {
+pub(crate) fn talk(amount: u64) -> Plan {
     let mut talk = stream(Duration::ZERO, amount, 0);
     talk.client.think = (50, 4 * MS);
     talk.client.write = 1..30;

@@ -6,6 +6,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod again;
 mod ending;
 mod faults;
 mod flows;
@@ -16,4 +17,5 @@ mod pair;
 mod scenes;
 mod schedules;
 mod simulator;
+mod speed;
 mod streams;

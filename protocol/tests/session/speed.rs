@@ -1,0 +1,119 @@
+//! What the session makes of a path, in virtual time: it fills it, leaves its buffers empty, and lets nobody wait
+//! behind a lane that is held up.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use relay_protocol::session::Config;
+
+use crate::faults::{stream, talk};
+use crate::schedules::for_seeds;
+use crate::simulator::network::{Path, Side};
+use crate::simulator::program::Script;
+use crate::simulator::{NewPipe, World};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+/// The agent's direction of a pipe.
+const DOWN: usize = Side::Agent as usize;
+
+/// A far path: this delay one way, and a buffer that holds far more than is good.
+fn far(delay: Duration, rate: Option<u64>) -> Path {
+    Path { delay, rate, queue: 4 << 20, segment: 1_400, ..Path::good() }
+}
+
+fn download(bytes: u64) -> crate::simulator::program::Plan {
+    let mut plan = stream(Duration::ZERO, 10, bytes);
+    plan.client = Script { read: 1..400_000, ..plan.client };
+    plan.agent = Ok(Script { write: 100_000..400_000, ..Script::plain(bytes) });
+    plan
+}
+
+fn percentile(times: &mut [Duration], part: f64) -> Duration {
+    times.sort_unstable();
+    times[((times.len() - 1) as f64 * part) as usize]
+}
+
+/// Downloads over a bottleneck that all lanes share: the share of its rate that is used, and the bytes that wait in
+/// front of it in the middle, as time.
+fn downloads(seed: u64, delay: Duration, rate: u64, streams: u64) -> (f64, Duration) {
+    let paths = Box::new(move |_: &mut _, _| NewPipe::from(far(delay, None)));
+    let mut world = World::new(seed, Config::client(), Config::agent(), [rate; 2], paths);
+    let time = 8 * SECOND;
+    for _ in 0..streams {
+        world.plan(download(2 * rate * time.as_secs() / streams));
+    }
+    world.run_for(2 * SECOND);
+    let delivered = |world: &World| world.pipes.iter().map(|pipe| pipe.ways[DOWN].delivered).sum::<u64>();
+    let before = delivered(&world);
+    let mut waiting = Vec::new();
+    while world.now < time {
+        world.run_for(7 * MS);
+        let bytes: usize = world.pipes.iter().map(|pipe| pipe.ways[DOWN].queue.len()).sum();
+        waiting.push(Duration::from_secs_f64(bytes as f64 / rate as f64));
+    }
+    let used = (delivered(&world) - before) as f64 / (rate as f64 * (world.now - 2 * SECOND).as_secs_f64());
+    (used, percentile(&mut waiting, 0.5))
+}
+
+#[test]
+fn a_bottleneck_is_filled_and_its_buffer_is_not() {
+    for_seeds("bottleneck", 2, |seed| {
+        for (delay, rate) in [(10 * MS, 6 << 20), (40 * MS, 6 << 20), (10 * MS, 40 << 20)] {
+            for streams in [1, 8] {
+                let (used, waiting) = downloads(seed, delay, rate, streams);
+                println!("{streams} x {delay:?} {rate}: {used:.3} {waiting:?}");
+                assert!(used >= 0.95, "{streams} streams use {used:.2} of {rate} bytes/s, one way {delay:?}");
+                assert!(
+                    waiting <= 15 * MS,
+                    "{waiting:?} in the buffer: {streams} of {rate}, one way {delay:?}"
+                );
+            }
+        }
+    });
+}
+
+/// How long small writes take to arrive, one way, over lanes that lose one segment in a hundred, which holds up what
+/// follows it on its lane.
+fn small_writes(seed: u64, lanes: usize, beside_a_download: bool) -> Vec<Duration> {
+    // Beside a download TCP soon learns of a loss.
+    let stall = if beside_a_download { 40 * MS } else { 220 * MS };
+    let path = Path { loss: 10, stall, ..far(10 * MS, Some(10 << 20)) };
+    let client = Config { lanes, ..Config::client() };
+    let mut world = World::with(seed, client, Config::agent(), path);
+    let mut plan = talk(200_000);
+    plan.client = Script { think: (50, 60 * MS), write: 10..100, ..plan.client };
+    let number = world.plan(plan);
+    if beside_a_download {
+        world.plan(download(1 << 30));
+    }
+    world.run_for(5 * SECOND);
+    let (mut seen, mut sent) = (world.records[number][0].written, VecDeque::new());
+    let mut times = Vec::new();
+    world.run_until(81 * SECOND, |world| {
+        let [client, agent] = &world.records[number];
+        if client.written > seen {
+            seen = client.written;
+            sent.push_back((world.now, seen));
+        }
+        while let Some(&(at, _)) = sent.front().filter(|&&(_, written)| written <= agent.read) {
+            times.push(world.now - at);
+            sent.pop_front();
+        }
+        world.now >= 80 * SECOND
+    });
+    assert!(times.len() > 500);
+    times
+}
+
+#[test]
+fn a_small_write_does_not_wait_behind_a_lost_segment() {
+    for_seeds("lost_segment", 2, |seed| {
+        let p99 = |lanes, beside| percentile(&mut small_writes(seed, lanes, beside), 0.99);
+        let (one, several, beside) = (p99(1, false), p99(4, false), p99(4, true));
+        println!("one way p99: one lane {one:?}, several {several:?}, beside a download {beside:?}");
+        assert!(one >= 150 * MS, "the path is worth the trouble: {one:?}");
+        assert!(several <= 60 * MS, "{several:?}");
+        assert!(beside <= 70 * MS, "{beside:?} beside a download");
+    });
+}
