@@ -25,7 +25,9 @@ impl Session {
         if may { lane.last_received.checked_add(ping) } else { None }
     }
 
+    /// A client that was never welcomed has nothing to lose, and how long it tries is its owner's business.
     fn dies_at(&self) -> Option<Instant> {
+        self.instance?;
         let busy = self.streams.len() > 0 || self.flows.len() > 0;
         let life = if busy { self.config.life } else { self.config.idle_life };
         self.no_lanes_since.filter(|_| self.ended.is_none())?.checked_add(life)

@@ -77,6 +77,23 @@ fn a_join_without_its_session_is_refused_as_lost() {
 }
 
 #[test]
+fn a_client_waits_for_its_first_welcome_as_long_as_its_owner_does() {
+    let mut now = std::time::Instant::now();
+    let mut client = Session::client(Config::client(), SessionId([1; 16]), Secret([2; 32]), now);
+    assert_eq!(client.poll_timeout(), None, "it ends by itself at no time");
+    now += Duration::from_secs(3_600);
+    client.handle_timeout(now);
+    assert_eq!(client.ended(), None);
+    let (lane, hello) = client.next_hello();
+    let (_, welcome) = Session::agent(Config::agent(), &hello, INSTANCE, now).expect("a welcome");
+    assert!(client.welcomed(lane, &welcome, now));
+    client.lane_lost(lane, now);
+    now += Config::client().idle_life;
+    client.handle_timeout(now);
+    assert_eq!(client.ended(), Some(Status::AgentLost), "what was welcomed once is lost in the end");
+}
+
+#[test]
 fn a_refusal_ends_the_session_only_when_no_lane_is_left() {
     let mut pair = Pair::new();
     let (lane, _) = pair.client.next_hello();
