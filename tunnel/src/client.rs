@@ -45,7 +45,7 @@ const LEAVE: Duration = Duration::from_secs(1);
 pub struct DialError {
     /// For people.
     pub message: String,
-    /// Refused by the API server (401, 403, 404): final at the first dial, and after 15 s of nothing else later.
+    /// Refused by the API server (401, 403, 404): final before anything worked, and after 15 s of nothing else later.
     pub fatal: bool,
     /// The agent itself is gone, so the session is lost.
     pub gone: bool,
@@ -70,6 +70,8 @@ pub trait Dialer: Send + 'static {
 /// Limits and times of a client's session. Clones share the pools.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
+    /// Nothing has worked before this session: its first dial is refused for good, where later a refusal may pass.
+    pub first: bool,
     /// Most bulk lanes, 1 to 15.
     pub lanes: usize,
     /// A lane that brought nothing for this long is asked for a sign of life; zero never asks.
@@ -88,6 +90,7 @@ impl Default for ClientConfig {
     fn default() -> Self {
         let core = Config::client();
         Self {
+            first: true,
             lanes: core.lanes,
             ping: core.ping.unwrap_or_default(),
             dead_after: core.dead_after,
@@ -169,6 +172,7 @@ impl Session {
         tokio::spawn(shared.clone().run_timer());
         let probe = Arc::new(Notify::new());
         let manager = Manager {
+            first: config.first,
             shared: shared.clone(),
             dialer: Arc::new(Mutex::new(dialer)),
             state: sender,
@@ -281,6 +285,7 @@ fn refusal(error: OpenError) -> Option<Status> {
 }
 
 struct Manager<D: Dialer> {
+    first: bool,
     shared: Arc<Shared>,
     /// Locked by the one attempt under way, which may be dropped at any time.
     dialer: Arc<Mutex<D>>,
@@ -402,8 +407,9 @@ impl<D: Dialer> Manager<D> {
         }
         let now = Instant::now();
         self.fatal_since = error.fatal.then(|| self.fatal_since.unwrap_or(now));
+        let at_once = self.first && !self.welcomed;
         let is_final =
-            self.fatal_since.is_some_and(|since| !self.welcomed || now.duration_since(since) >= FINAL_AFTER);
+            self.fatal_since.is_some_and(|since| at_once || now.duration_since(since) >= FINAL_AFTER);
         (self.gone, self.refused) = (error.gone, error.fatal && !error.gone && is_final);
         if error.gone || is_final {
             self.shared.with(|state, _| state.session.abandon(Status::AgentLost, &error.message));

@@ -206,7 +206,7 @@ impl Supervisor {
             &agent.pod,
             self.session.transport,
         );
-        let (session, mut states) = Session::start(&client_config(&self.session), dialer);
+        let (session, mut states) = Session::start(&self.client_config(), dialer);
         self.current.send_replace(Current::Session { session: session.clone(), ready: false });
         let deadline = Instant::now() + self.launcher.timeout;
         let mut network = self.network.clone();
@@ -289,6 +289,17 @@ impl Supervisor {
         }
     }
 
+    fn client_config(&self) -> ClientConfig {
+        ClientConfig {
+            first: !self.was_ready(),
+            lanes: usize::from(self.session.lanes),
+            ping: self.session.ping.unwrap_or(Duration::ZERO),
+            dead_after: self.session.dead_after,
+            session_life: self.session.session_life,
+            ..ClientConfig::default()
+        }
+    }
+
     fn session_end(&self, state: State) -> Option<End> {
         match state {
             State::Connecting { .. } => None,
@@ -357,15 +368,5 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-fn client_config(settings: &SessionSettings) -> ClientConfig {
-    ClientConfig {
-        lanes: usize::from(settings.lanes),
-        ping: settings.ping.unwrap_or(Duration::ZERO),
-        dead_after: settings.dead_after,
-        session_life: settings.session_life,
-        ..ClientConfig::default()
     }
 }

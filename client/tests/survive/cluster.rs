@@ -109,6 +109,10 @@ impl Cluster {
     /// A node is gone: its lanes break, and the API server does not reach it.
     pub(crate) fn lose_node(&self, node: &'static str, away: Away) {
         self.0.away.lock().unwrap().insert(node, away);
+        self.cut_lanes(node);
+    }
+
+    fn cut_lanes(&self, node: &'static str) {
         self.0.connections.lock().unwrap().retain(|(on, cut)| {
             if *on == Some(node) {
                 cut.cancel();
@@ -129,6 +133,12 @@ impl Cluster {
                 pod.object["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
             }
         });
+    }
+
+    /// Every agent starts again in its container: its lanes break, and it knows no session.
+    pub(crate) fn restart_agents(&self) {
+        self.0.pods.send_modify(|pods| pods.values_mut().for_each(|pod| pod.agent = echoing()));
+        NODES.into_iter().for_each(|node| self.cut_lanes(node));
     }
 
     /// Deletes every pod without a grace.

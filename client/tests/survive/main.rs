@@ -95,6 +95,10 @@ impl Plugin {
         self.event(|event| event["event"] == "state" && event["state"] == state).await
     }
 
+    async fn not_reached_yet(&self) {
+        self.event(|event| event["message"].to_string().contains("the agent is not reached yet")).await;
+    }
+
     async fn ready_again(&self) -> Value {
         self.event(|event| event["state"] == "ready" && event["downSeconds"].is_number()).await
     }
@@ -229,6 +233,22 @@ async fn withdrawn_rights_end_the_run_with_the_role_and_nothing_left_hanging() {
     is_reset(waiting).await;
     assert!(TcpStream::connect(local).await.is_err(), "nobody listens any more");
     assert!(plugin.stderr.text().contains("not allowed to delete jobs.batch"), "{}", plugin.stderr.text());
+}
+
+#[tokio::test]
+async fn an_early_refusal_of_a_session_begun_anew_does_not_end_the_run() {
+    let cluster = Cluster::new();
+    let (server, _) = cluster.listen().await;
+    let plugin = Plugin::start(&server);
+    let old = plugin.connected().await;
+
+    cluster.restart_agents();
+    is_reset(old).await;
+    plugin.state("agentLost").await;
+    cluster.set_mood(Mood::Forbidden);
+    plugin.not_reached_yet().await;
+    cluster.set_mood(Mood::Fine);
+    plugin.connected().await;
 }
 
 #[tokio::test]

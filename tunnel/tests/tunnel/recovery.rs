@@ -11,8 +11,11 @@ use bytes::BytesMut;
 use relay_protocol::Header;
 use relay_protocol::hello::{Hello, Request, Secret, SessionId};
 use relay_protocol::pool::Pool;
-use relay_tunnel::{Agent, AgentConfig, ClientConfig, LaneError, State, TunnelStream};
-use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use relay_tunnel::{
+    Agent, AgentConfig, ClientConfig, DialError, Dialer, LaneError, Session, State, TunnelStream,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Empty, Sink};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use crate::support::{Kind, Rig, content, port};
@@ -61,6 +64,43 @@ async fn an_attempt_that_the_broken_path_swallowed_is_not_waited_for() {
     let start = Instant::now();
     echoed(&mut stream, b"two").await;
     assert!(start.elapsed() <= 4 * SECOND, "{:?}", start.elapsed());
+}
+
+/// Reaches nobody, and tells when it was asked to.
+struct Failing {
+    after: Duration,
+    fatal: bool,
+    asked: mpsc::UnboundedSender<Instant>,
+}
+
+impl Failing {
+    fn new(after: Duration, fatal: bool) -> (Self, mpsc::UnboundedReceiver<Instant>) {
+        let (asked, times) = mpsc::unbounded_channel();
+        (Self { after, fatal, asked }, times)
+    }
+}
+
+impl Dialer for Failing {
+    type Io = (Empty, Sink);
+
+    async fn dial(&mut self) -> Result<Self::Io, DialError> {
+        self.asked.send(Instant::now()).unwrap();
+        tokio::time::sleep(self.after).await;
+        Err(DialError { message: "no".into(), fatal: self.fatal, gone: false })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_before_anything_worked_is_a_first_refusal_final_at_once() {
+    for (first, expected) in [(true, Duration::ZERO), (false, 15 * SECOND)] {
+        let start = Instant::now();
+        let config = ClientConfig { first, ..ClientConfig::default() };
+        let (dialer, _times) = Failing::new(Duration::ZERO, true);
+        let (_session, mut state) = Session::start(&config, dialer);
+        state.wait_for(|state| matches!(state, State::Lost { refused: true, .. })).await.unwrap();
+        let took = start.elapsed();
+        assert!((expected..expected + 3 * SECOND).contains(&took), "first: {first}, after {took:?}");
+    }
 }
 
 /// Takes no byte, and is gone.
