@@ -32,9 +32,10 @@ const IMPATIENT: Duration = Duration::from_secs(3);
 const STALE: Duration = Duration::from_secs(3);
 /// Refusals that may pass (a starting API server refuses everybody) are final after this long of nothing else.
 const FINAL_AFTER: Duration = Duration::from_secs(15);
-/// For this long attempts follow each other within [`SOON`], later within [`LATER`].
+/// For this long attempts begin within [`SOON`] of each other, or as soon as the last one has failed; later within
+/// [`LATER`].
 const EAGER: Duration = Duration::from_secs(60);
-const SOON: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(10);
 /// How long the lanes of a session that has ended may take to leave.
 const LEAVE: Duration = Duration::from_secs(1);
@@ -330,7 +331,7 @@ impl<D: Dialer> Manager<D> {
                     attempt = None;
                     // Always there while an attempt is.
                     let Some(result) = result else { continue };
-                    next = Instant::now() + self.attempted(result);
+                    next = self.attempted(began, result);
                 }
                 _ = tick.tick() => {
                     if sleep_watch.slept() {
@@ -356,7 +357,7 @@ impl<D: Dialer> Manager<D> {
                     attempt = None;
                     let waited = began.elapsed().as_secs();
                     let error = DialError::passing(format!("no answer from the agent within {waited} s"));
-                    next = Instant::now() + self.attempted(Err(error));
+                    next = self.attempted(began, Err(error));
                 }
                 () = self.shared.attention() => {}
                 () = sleep_until(next), if attempt.is_none() && next > Instant::now() => {}
@@ -389,23 +390,23 @@ impl<D: Dialer> Manager<D> {
         self.shared.peek(|session| session.wants_lane(Instant::now().into_std()))
     }
 
-    /// Starts the lane, or decides how long to wait for the next attempt.
-    fn attempted(&mut self, result: Result<Welcomed<D::Io>, DialError>) -> Duration {
+    /// Starts the lane of an attempt that began then, or takes note of its failure. Gives the time of the next one.
+    fn attempted(&mut self, began: Instant, result: Result<Welcomed<D::Io>, DialError>) -> Instant {
+        let now = Instant::now();
         let error = match result {
             Ok(welcomed) => {
                 let Welcomed { lane, read, write, buffer } = welcomed;
                 self.lanes.spawn(lane::run(lane, read, write, buffer));
                 (self.failures, self.fatal_since, self.welcomed) = (0, None, true);
-                return Duration::ZERO;
+                return now;
             }
             Err(error) => error,
         };
         tracing::debug!(%error, "no lane");
         if self.shared.peek(Core::is_connected) {
             // What works is not touched by an extra lane that doesn't come.
-            return LATER;
+            return now + LATER;
         }
-        let now = Instant::now();
         self.fatal_since = error.fatal.then(|| self.fatal_since.unwrap_or(now));
         let at_once = self.first && !self.welcomed;
         let is_final =
@@ -418,7 +419,8 @@ impl<D: Dialer> Manager<D> {
         self.failures += 1;
         let most = if now.duration_since(self.down_since) < EAGER { SOON } else { LATER };
         let wait = Duration::from_millis(25) * 2u32.pow(self.failures.min(12));
-        jittered(wait.min(most))
+        // What the attempt itself took has been waited: a path that swallows everything may be whole again.
+        now.max(began + jittered(wait.min(most)))
     }
 
     fn note(&mut self) {

@@ -103,6 +103,23 @@ async fn only_before_anything_worked_is_a_first_refusal_final_at_once() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn for_a_minute_attempts_begin_a_second_apart_or_as_soon_as_the_last_has_failed() {
+    for (each_takes, most) in [(Duration::ZERO, SECOND), (3 * SECOND, 3 * SECOND)] {
+        let start = Instant::now();
+        let (dialer, mut times) = Failing::new(each_takes, false);
+        let (_session, _state) = Session::start(&ClientConfig::default(), dialer);
+        let mut last = start;
+        while last.duration_since(start) < 55 * SECOND {
+            let next = times.recv().await.unwrap();
+            let gap = next.duration_since(last);
+            // Timers count whole milliseconds.
+            assert!(gap <= most + 5 * MS, "{gap:?} between attempts of {each_takes:?}");
+            last = next;
+        }
+    }
+}
+
 /// Takes no byte, and is gone.
 struct Closed;
 
