@@ -30,6 +30,7 @@ use kubectl_relay::{
 use relay_protocol::{
     Status,
     header::{Address, Protocol},
+    pool::Pool,
 };
 use relay_tunnel::{Agent, AgentConfig, ClientConfig, DialError, Dialer, Incoming, Session, State};
 use tokio::{
@@ -63,8 +64,16 @@ impl Dialer for InMemory {
 /// What the agent is refused at, whatever the port.
 const REFUSES: Address = Address::Ip(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 66)));
 
+/// Answers with this and resets at once, whatever it was told.
+const TURNS_AWAY: u16 = 2;
+const SORRY: &[u8] = b"too many clients";
+
 /// A session whose agent echoes, and refuses port 1 and one address.
 async fn session() -> Session {
+    session_with(&ClientConfig::default()).await
+}
+
+async fn session_with(config: &ClientConfig) -> Session {
     let (agent, mut incoming) = Agent::new(&AgentConfig::default()).unwrap();
     tokio::spawn(async move {
         while let Some(incoming) = incoming.recv().await {
@@ -73,6 +82,11 @@ async fn session() -> Session {
                     if stream.header().port == 1 || stream.header().address == REFUSES =>
                 {
                     stream.reset(Status::Refused);
+                }
+                Incoming::Stream(mut stream) if stream.header().port == TURNS_AWAY => {
+                    stream.accept().await.unwrap();
+                    stream.write_all(SORRY).await.unwrap();
+                    stream.reset(Status::ResetByPeer);
                 }
                 Incoming::Stream(stream) => {
                     tokio::spawn(async move {
@@ -92,7 +106,7 @@ async fn session() -> Session {
             }
         }
     });
-    let (session, mut state) = Session::start(&ClientConfig::default(), InMemory(agent));
+    let (session, mut state) = Session::start(config, InMemory(agent));
     timeout(SOON, state.wait_for(|state| matches!(state, State::Ready))).await.unwrap().unwrap();
     session
 }
@@ -234,8 +248,8 @@ async fn connections_that_wait_are_reset_when_the_run_ends() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-/// A route to ready pods of these addresses.
-async fn pods(addresses: &[&str]) -> Route {
+/// A route to this port of ready pods of these addresses.
+async fn pods(addresses: &[&str], port: u16) -> Route {
     let pod = |(index, address): (usize, &&str)| {
         serde_json::json!({
             "metadata": {"name": format!("pod-{index}"), "resourceVersion": "1"},
@@ -258,12 +272,12 @@ async fn pods(addresses: &[&str]) -> Route {
     let api = Api::namespaced(access.client(), "dev");
     let follow = Follow::start(&access, api, watcher::Config::default(), call);
     follow.synced().await.unwrap();
-    Route::Pods(Arc::new(follow), EndpointPort::Number(80), AtomicUsize::default())
+    Route::Pods(Arc::new(follow), EndpointPort::Number(port), AtomicUsize::default())
 }
 
 #[tokio::test]
 async fn what_one_of_several_endpoints_refuses_goes_to_another_with_every_byte() {
-    let route = pods(&["10.0.0.2", "10.0.0.66"]).await;
+    let route = pods(&["10.0.0.2", "10.0.0.66"], 80).await;
     let forwarding = forwarding_by(route, Protocol::Tcp, SOON);
     forwarding.current.send_replace(Current::Session { session: session().await, ready: true });
     // More than is sent before the answer.
@@ -284,7 +298,7 @@ async fn what_one_of_several_endpoints_refuses_goes_to_another_with_every_byte()
 
 #[tokio::test]
 async fn a_client_that_says_nothing_and_ends_reaches_another_endpoint_too() {
-    let route = pods(&["10.0.0.2", "10.0.0.66"]).await;
+    let route = pods(&["10.0.0.2", "10.0.0.66"], 80).await;
     let forwarding = forwarding_by(route, Protocol::Tcp, SOON);
     forwarding.current.send_replace(Current::Session { session: session().await, ready: true });
     for _ in 0..4 {
@@ -296,10 +310,25 @@ async fn a_client_that_says_nothing_and_ends_reaches_another_endpoint_too() {
 
 #[tokio::test]
 async fn a_connection_that_every_endpoint_refuses_is_reset() {
-    let route = pods(&["10.0.0.66", "10.0.0.66"]).await;
+    let route = pods(&["10.0.0.66", "10.0.0.66"], 80).await;
     let forwarding = forwarding_by(route, Protocol::Tcp, SOON);
     forwarding.current.send_replace(Current::Session { session: session().await, ready: true });
     let mut socket = TcpStream::connect(forwarding.local).await.unwrap();
     let error = timeout(SOON, socket.read(&mut [0; 1])).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_reset_that_overtakes_the_answer_of_one_of_several_endpoints_is_passed_on() {
+    let route = pods(&["10.0.0.2", "10.0.0.3"], TURNS_AWAY).await;
+    let forwarding = forwarding_by(route, Protocol::Tcp, SOON);
+    let mut socket = TcpStream::connect(forwarding.local).await.unwrap();
+    socket.write_all(&[7; 1_000]).await.unwrap();
+    // What the program has said takes many round trips, and the reset falls into them.
+    let config = ClientConfig { send_pool: Pool::new(64), ..ClientConfig::default() };
+    forwarding.current.send_replace(Current::Session { session: session_with(&config).await, ready: true });
+    let mut said = Vec::new();
+    let error = timeout(SOON, socket.read_to_end(&mut said)).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(said, SORRY, "what it was told before");
 }

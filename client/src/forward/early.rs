@@ -97,14 +97,14 @@ async fn answered(socket: &mut TcpStream, stream: &mut TunnelStream) -> io::Resu
             peeked = socket.peek(&mut early) => peeked?,
         }
     };
-    if stream.write_all(&early[..peeked]).await.is_err() {
-        return Ok(Err(stream.closed().await.status));
-    }
-    match stream.opened().await {
-        Ok(()) => {
+    let written = stream.write_all(&early[..peeked]).await;
+    match (stream.opened().await, written) {
+        (Ok(()), Ok(())) => {
             socket.read_exact(&mut early[..peeked]).await?;
             Ok(Ok(peeked as u64))
         }
-        Err(status) => Ok(Err(status)),
+        // A reset may overtake the answer; what the endpoint sent before it is still to be delivered.
+        (Ok(()), Err(_)) => Ok(Ok(0)),
+        (Err(status), _) => Ok(Err(status)),
     }
 }
