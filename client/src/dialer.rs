@@ -128,9 +128,11 @@ pub fn node_away(error: &TransportError) -> NodeAway {
     }
 }
 
-/// The end of a run whose first lane is refused, if `error` is such a refusal.
+/// The end of a run whose first lane is refused, if `error` is such a refusal. An answer that speaks of trouble on the
+/// server's side, or of too many requests, is none.
 pub fn final_refusal(error: &TransportError) -> Option<LaunchError> {
     match error {
+        _ if error.is_retryable() => None,
         TransportError::Forbidden { verbs, namespace, .. } => {
             let verb = verbs.iter().next().map(|verb| verb.to_string()).unwrap_or_default();
             Some(LaunchError::PortForward {

@@ -135,7 +135,8 @@ impl DialError {
             // A plugin may need the same network that is away.
             | Self::Credentials(_) => true,
             Self::UpgradeRefused { status, .. } => {
-                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+                status.is_server_error()
+                    || matches!(*status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
             }
             Self::Forbidden { .. }
             | Self::Unauthorized { .. }

@@ -171,6 +171,17 @@ async fn a_deleted_agent_is_replaced_and_udp_goes_on() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_not_reached_at_the_start_is_waited_for() {
+    let cluster = Cluster::new();
+    let (server, _) = cluster.listen().await;
+    cluster.lose_node("node-1", Away::Told);
+    let plugin = Plugin::start(&server);
+    plugin.not_reached_yet().await;
+    cluster.find_node("node-1");
+    plugin.connected().await;
+}
+
+#[tokio::test]
 async fn an_agent_whose_node_is_lost_is_replaced_on_another_one() {
     let cluster = Cluster::new();
     let (server, _) = cluster.listen().await;
