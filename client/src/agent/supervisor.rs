@@ -213,7 +213,8 @@ impl Supervisor {
         let mut told = None;
         let mut away: Option<Away> = None;
         let mut asking = None;
-        let mut is_down = false;
+        // A session begun anew: what it replaces worked.
+        let mut is_down = self.was_ready();
         loop {
             let patience = away.as_ref().filter(|away| !away.answered).map(|away| away.since + NODE_AFTER);
             tokio::select! {
@@ -262,7 +263,12 @@ impl Supervisor {
                         return Ok((session, End::SessionLost("the session ended".into())));
                     }
                     let state = states.borrow_and_update().clone();
-                    let was_down = std::mem::replace(&mut is_down, matches!(state, State::Reconnecting { .. }));
+                    let down = match state {
+                        State::Reconnecting { .. } => true,
+                        State::Connecting { .. } => self.was_ready(),
+                        _ => false,
+                    };
+                    let was_down = std::mem::replace(&mut is_down, down);
                     if was_down && !is_down {
                         // Whatever lost the lanes may have lost the watches' connections too, and nobody pings those.
                         self.launcher.access.reconnect();

@@ -223,6 +223,23 @@ async fn an_agent_whose_node_swallows_every_dial_is_replaced_too() {
 }
 
 #[tokio::test]
+async fn an_agent_whose_node_is_lost_while_a_session_begins_anew_is_replaced_too() {
+    let cluster = Cluster::new();
+    let (server, _) = cluster.listen().await;
+    let plugin = Plugin::start(&server);
+    let old = plugin.connected().await;
+
+    cluster.restart_agents();
+    is_reset(old).await;
+    plugin.state("agentLost").await;
+    cluster.lose_node("node-1", Away::Told);
+    plugin.state("unreachable").await;
+    plugin.ready_again().await;
+    assert!(cluster.nodes().contains(&"node-2"));
+    plugin.connected().await;
+}
+
+#[tokio::test]
 async fn withdrawn_rights_end_the_run_with_the_role_and_nothing_left_hanging() {
     let cluster = Cluster::new();
     let (server, _) = cluster.listen().await;
