@@ -8,7 +8,8 @@ use kube::{
     Api,
     api::{DeleteParams, ListParams, PostParams},
 };
-use tokio::{sync::Mutex, task::JoinHandle};
+use tokio::{sync::Mutex, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::identity::Owner;
 use crate::cluster::{
@@ -18,7 +19,8 @@ use crate::cluster::{
 
 /// An own Job without a pod is left alone so long: its pod may be about to be made.
 const OLD: SignedDuration = SignedDuration::from_mins(10);
-/// How long to wait for a creation on its way before removing what it may have made.
+/// How long to wait for a creation on its way before looking whether it has made something already: its answer may be
+/// lost.
 const CREATION_GRACE: Duration = Duration::from_secs(1);
 
 /// Makes and removes Jobs in one namespace. Cheap to clone.
@@ -27,7 +29,8 @@ pub struct Jobs {
     api: Api<Job>,
     namespace: String,
     limit: Duration,
-    made: Arc<Mutex<BTreeMap<String, Option<JoinHandle<()>>>>>,
+    /// Each with a token that is cancelled when its creation has ended, one way or the other.
+    made: Arc<Mutex<BTreeMap<String, CancellationToken>>>,
 }
 
 impl Jobs {
@@ -52,14 +55,16 @@ impl Jobs {
     pub async fn create(&self, job: Job) -> Result<(), ApiError> {
         let name = job.metadata.name.clone().unwrap_or_default();
         let (sender, answer) = tokio::sync::oneshot::channel();
-        let this = self.clone();
-        let task = tokio::spawn(async move {
+        let (this, created) = (self.clone(), CancellationToken::new());
+        // Known before it is under way: the caller may stop waiting at any time.
+        self.made.lock().await.insert(name.clone(), created.clone());
+        tokio::spawn(async move {
+            let _ended = created.drop_guard();
             let params = PostParams { field_manager: Some("kubectl-relay".into()), ..PostParams::default() };
             let created = made(this.call("create"), this.limit, this.api.create(&params, &job));
             // Nobody waits any more when the run is ending.
             let _ = sender.send(created.await.map(drop));
         });
-        self.made.lock().await.insert(name.clone(), Some(task));
         let answer = answer.await.unwrap_or_else(|_| {
             Err(ApiError::Other { call: self.call("create"), message: "the run is ending".into() })
         });
@@ -69,40 +74,48 @@ impl Jobs {
         answer
     }
 
-    /// Removes a Job with its pod. One that is gone already counts as removed.
+    /// Removes a Job with its pod. One that is gone already counts as removed; one that may still come is waited for,
+    /// for as long as its creation takes. Cancellation safe.
     ///
     /// # Errors
     /// What the API server says.
     pub async fn remove(&self, name: &str) -> Result<(), ApiError> {
-        let creation = self.made.lock().await.get_mut(name).and_then(Option::take);
-        if let Some(creation) = creation {
-            let _ = tokio::time::timeout(CREATION_GRACE, creation).await;
+        let creation = self.made.lock().await.get(name).cloned();
+        let is_removed = match creation {
+            Some(creation) if timeout(CREATION_GRACE, creation.cancelled()).await.is_err() => {
+                let was_there = self.delete(name).await?;
+                if !was_there {
+                    creation.cancelled().await;
+                }
+                was_there
+            }
+            _ => false,
+        };
+        if !is_removed {
+            self.delete(name).await?;
         }
-        self.delete(name).await?;
         self.made.lock().await.remove(name);
         Ok(())
     }
 
-    async fn delete(&self, name: &str) -> Result<(), ApiError> {
+    /// Whether there was such a Job.
+    async fn delete(&self, name: &str) -> Result<bool, ApiError> {
         let call = self.call("delete").on(name);
         match made(call, self.limit, self.api.delete(name, &DeleteParams::background())).await {
-            Ok(_) | Err(ApiError::NotFound { .. }) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(ApiError::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Removes every Job of this run.
+    /// Removes every Job of this run, all at once: none waits for the creation of another.
     ///
     /// # Errors
     /// The last thing that went wrong; the others are tried all the same.
     pub async fn remove_all(&self) -> Result<(), ApiError> {
         let names: Vec<String> = self.made.lock().await.keys().cloned().collect();
-        let mut outcome = Ok(());
-        for name in names {
-            let removed = self.remove(&name).await;
-            outcome = removed.and(outcome);
-        }
-        outcome
+        let removed = futures_util::future::join_all(names.iter().map(|name| self.remove(name))).await;
+        removed.into_iter().rfold(Ok(()), Result::and)
     }
 
     /// Removes the owner's Jobs of earlier runs that have had no pod for ten minutes.

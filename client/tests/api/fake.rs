@@ -1,6 +1,9 @@
 //! An API server of a few lines: a function from requests to answers, and a record of what was asked.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -13,6 +16,8 @@ use serde_json::{Value, json};
 pub(crate) enum Answer {
     /// A whole object, with a status.
     Json(u16, Value),
+    /// The same, after this time.
+    Late(Duration, u16, Value),
     /// The events of a watch that stays open.
     Watch(Vec<Value>),
     /// The events of a watch that ends after them.
@@ -58,6 +63,12 @@ pub(crate) fn server(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Cli
             match answer(&asked) {
                 Answer::Json(status, value) => {
                     send.send_response(Response::builder().status(status).body(whole(&value)).unwrap());
+                }
+                Answer::Late(after, status, value) => {
+                    tokio::spawn(async move {
+                        tokio::time::sleep(after).await;
+                        send.send_response(Response::builder().status(status).body(whole(&value)).unwrap());
+                    });
                 }
                 Answer::Watch(events) => send.send_response(Response::new(lines(events, true))),
                 Answer::WatchEnd(events) => send.send_response(Response::new(lines(events, false))),

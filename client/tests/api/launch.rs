@@ -2,7 +2,10 @@
 
 use std::{
     io::Write,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,6 +20,7 @@ use kubectl_relay::{
     output::Output,
 };
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::fake::{Answer, Asked, Log, event, failure, forbidden, list, server};
 
@@ -202,14 +206,59 @@ async fn a_job_whose_creation_is_under_way_is_removed_too() {
         "POST" => Answer::Json(201, json!({"metadata": {"name": "j"}})),
         _ => Answer::Silence,
     });
-    let jobs = launcher.jobs.clone();
-    let launch = launcher.launch(None);
-    // Dropped as a signal would drop it.
+    leave_while_creating(&launcher, &log).await;
+    launcher.jobs.remove_all().await.unwrap();
+    assert!(deleted(&log.lock().unwrap()));
+}
+
+/// Drops a launch as a signal would.
+async fn leave_while_creating(launcher: &Launcher, log: &Log) {
     tokio::select! {
-        _ = launch => panic!("nothing runs"),
+        _ = launcher.launch(None) => panic!("nothing runs"),
         () = async { while log.lock().unwrap().iter().all(|asked| !asked.starts_with("POST")) { tokio::task::yield_now().await; } } => {}
     }
-    jobs.remove_all().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_creation_takes_its_time_is_removed_when_it_is_there() {
+    let start = tokio::time::Instant::now();
+    let takes = Duration::from_secs(4);
+    let removed = Arc::new(AtomicBool::new(false));
+    let is_removed = Arc::clone(&removed);
+    let (launcher, _, log) = launcher(move |asked| match asked.verb.as_str() {
+        "DELETE" if start.elapsed() < takes => failure(404, "not found", json!({})),
+        "DELETE" => {
+            is_removed.store(true, Ordering::SeqCst);
+            Answer::Json(200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
+        }
+        "POST" => Answer::Late(takes, 201, json!({"metadata": {"name": "j"}})),
+        _ => Answer::Silence,
+    });
+    leave_while_creating(&launcher, &log).await;
+    // A removal that is given up, as that of a launch is when the run ends, does not spoil the next.
+    timeout(Duration::from_secs(2), launcher.jobs.remove_all()).await.expect_err("nothing is there yet");
+    launcher.jobs.remove_all().await.unwrap();
+    assert!(removed.load(Ordering::SeqCst), "{:?}", log.lock().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_may_still_come_does_not_count_as_removed() {
+    let (launcher, _, log) = launcher(|asked| match asked.verb.as_str() {
+        "DELETE" => failure(404, "not found", json!({})),
+        _ => Answer::Silence,
+    });
+    leave_while_creating(&launcher, &log).await;
+    timeout(Duration::from_secs(60), launcher.jobs.remove_all()).await.expect_err("its creation goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_is_removed_although_the_answer_to_its_creation_was_lost() {
+    let (launcher, _, log) = launcher(|asked| match asked.verb.as_str() {
+        "DELETE" => Answer::Json(200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})),
+        _ => Answer::Silence,
+    });
+    leave_while_creating(&launcher, &log).await;
+    timeout(Duration::from_secs(2), launcher.jobs.remove_all()).await.unwrap().unwrap();
     assert!(deleted(&log.lock().unwrap()));
 }
 
