@@ -83,8 +83,17 @@ impl Echoes {
 
     /// The longest that anybody waited for an answer so far.
     pub fn longest_gap(&self) -> Duration {
-        let took = |exchange: &Exchange| exchange.ended - exchange.begun;
-        self.with(|exchanges| exchanges.iter().map(took).max().unwrap_or_default())
+        self.longest_gap_of(|_| true)
+    }
+
+    /// The longest that anybody waited for an answer that came after `since`.
+    pub fn longest_gap_since(&self, since: Instant) -> Duration {
+        self.longest_gap_of(|exchange| exchange.ended > since)
+    }
+
+    fn longest_gap_of(&self, counts: impl Fn(&Exchange) -> bool) -> Duration {
+        let took = |exchange: &Exchange| counts(exchange).then(|| exchange.ended - exchange.begun);
+        self.with(|exchanges| exchanges.iter().filter_map(took).max().unwrap_or_default())
     }
 
     /// Ends all, none of which may have failed; gives how many answers came.
