@@ -1,16 +1,17 @@
 //! The pods behind a workload come and go. A pod that turns unready gets no new connection a second later; one that is
 //! deleted takes its own connections with it, and no other.
 
-use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use relay_tests::{
-    Namespace, Relay, beside_others, connect, echo_once, http_get, kubectl, kubectl_apply, wait_until,
-};
+use relay_tests::{Namespace, Relay, beside_others, connect, echo_once, http_get, kubectl, kubectl_apply};
 
 /// After readiness has changed, new connections may go wrong for this long.
 const FOLLOWED: Duration = Duration::from_secs(1);
+/// Connections that are looked at after that, and how long they may take in all.
+const ENOUGH: usize = 10;
+const PATIENCE: Duration = Duration::from_secs(15);
 
 const WORKLOAD: &str = r#"{"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "moving"}, "spec": {
   "replicas": 2,
@@ -35,9 +36,29 @@ fn workload(purpose: &str) -> Namespace {
     namespace
 }
 
-/// Whether the next connections go to this pod alone.
-fn only(address: SocketAddr, pod: &str) -> bool {
-    (0..10).all(|_| http_get(address, "/").is_ok_and(|page| page.contains(pod)))
+/// A page, and when it was asked for.
+struct Asked {
+    begun: Instant,
+    page: io::Result<String>,
+}
+
+impl Asked {
+    fn is_from(&self, pod: &str) -> bool {
+        self.page.as_ref().is_ok_and(|page| page.contains(pod))
+    }
+}
+
+/// Asks for one page after the other until enough were asked for after `followed`: those before, and those after.
+fn ask(address: SocketAddr, followed: Instant) -> (Vec<Asked>, Vec<Asked>) {
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    while after.len() < ENOUGH {
+        let begun = Instant::now();
+        let asked = Asked { begun, page: http_get(address, "/") };
+        let pages = if begun > followed { &mut after } else { &mut before };
+        pages.push(asked);
+        assert!(followed.elapsed() < PATIENCE, "{} pages in {PATIENCE:?}", after.len());
+    }
+    (before, after)
 }
 
 #[test]
@@ -52,15 +73,23 @@ fn readiness_is_followed_within_a_second() {
         kubectl(&["wait", "pod/moving-0", "-n", name, &condition, "--timeout=60s"]);
         Instant::now()
     };
-    assert!(!only(address, "moving-1"), "both pods serve");
+    let (_, at_first) = ask(address, Instant::now());
+    assert!(at_first.iter().any(|asked| asked.is_from("moving-0")), "both pods serve");
     http_get(first, "/ready/off").unwrap();
     let changed = ready(false);
-    wait_until("nothing new goes to the pod that is not ready", FOLLOWED, || only(address, "moving-1"));
-    println!("a pod turned unready: left alone {:?} after kubectl saw it", changed.elapsed());
+    let (before, after) = ask(address, changed + FOLLOWED);
+    let last = before.iter().rfind(|asked| !asked.is_from("moving-1")).map(|asked| asked.begun - changed);
+    println!("a pod turned unready: asked for the last time {last:?} after kubectl saw it");
+    for asked in after {
+        let (late, page) = (asked.begun - changed, &asked.page);
+        assert!(asked.is_from("moving-1"), "asked for {late:?} after a pod turned unready: {page:?}");
+    }
     http_get(first, "/ready/on").unwrap();
     let changed = ready(true);
-    wait_until("the pod serves again", FOLLOWED, || !only(address, "moving-1"));
-    println!("a pod turned ready: used {:?} after kubectl saw it", changed.elapsed());
+    let (before, after) = ask(address, changed + FOLLOWED);
+    let first = before.iter().chain(&after).find(|asked| asked.is_from("moving-0"));
+    println!("a pod turned ready: used {:?} after kubectl saw it", first.map(|asked| asked.begun - changed));
+    assert!(after.iter().any(|asked| asked.is_from("moving-0")), "the pod serves again");
 }
 
 #[test]
