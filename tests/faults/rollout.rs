@@ -14,6 +14,9 @@ const PER_SECOND: u32 = 20;
 /// Requests go on this long after the rollout, as endpoints that have gone may be used late.
 const AFTER: Duration = Duration::from_secs(2);
 
+/// A cluster that fails requests by itself may be asked this often.
+const TRIES: usize = 3;
+
 /// Two pods that are taken out of service before they stop serving.
 const WORKLOAD: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
   {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "rolled"}, "spec": {
@@ -87,9 +90,8 @@ impl Control {
 
 #[test]
 fn not_one_request_to_a_service_fails() {
-    let (count, failures, control, stderr) = roll_out("svc/rolled");
+    let (count, failures, control, stderr) = undisturbed("svc/rolled");
     println!("svc/: {count} requests, {} failures; from a pod: {}", failures.len(), control.trim());
-    assert!(control.contains(" 0 failures"), "without a relay some fail too: {control}");
     assert!(failures.is_empty(), "{failures:#?}\n{stderr}");
 }
 
@@ -103,6 +105,19 @@ fn each_request_to_a_deployment_that_fails_is_told() {
     );
     assert!(failures.is_empty() || stderr.contains("warning: deploy/rolled"), "{failures:#?}\n{stderr}");
     assert!(failures.len() * 20 < count, "more than one in twenty failed: {failures:#?}\n{stderr}");
+}
+
+/// A rollout during which no request failed without a relay.
+fn undisturbed(target: &str) -> (usize, Vec<String>, String, String) {
+    for _ in 0..TRIES {
+        let round = roll_out(target);
+        let control = &round.2;
+        if control.contains(" 0 failures") {
+            return round;
+        }
+        println!("without a relay some fail too: {control}");
+    }
+    panic!("without a relay some fail too, {TRIES} times");
 }
 
 fn roll_out(target: &str) -> (usize, Vec<String>, String, String) {
