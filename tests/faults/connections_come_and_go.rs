@@ -72,23 +72,24 @@ fn ten_thousand_connections_across_three_restarts_leave_nothing() {
     );
     assert!(after.memory < before.memory + SLACK, "the plugin grew");
     assert!(after.agent_memory < before.agent_memory + SLACK, "the agent grew");
-    assert!(after.threads <= before.threads + 2, "threads stay");
 }
 
 /// The figures when everything that ends has ended: no more than before, where that is known.
 fn settled(relay: &Relay, namespace: &Namespace, before: Option<Figures>) -> Figures {
     let mut last = figures(relay, namespace);
     let mut steady = Instant::now();
-    wait_until("descriptors are as before, and stay so", Duration::from_secs(120), || {
+    wait_until("descriptors and threads are as before, and stay so", Duration::from_secs(120), || {
         let now = figures(relay, namespace);
         let is_same = (now.descriptors, now.agent_descriptors) == (last.descriptors, last.agent_descriptors);
         if !is_same {
             steady = Instant::now();
         }
         last = now;
-        // A lane or a watch more or less is no leak.
+        // A lane or a watch more or less is no leak. A thread that read a file lives ten seconds longer.
         let is_back = before.is_none_or(|before| {
-            now.descriptors <= before.descriptors + 4 && now.agent_descriptors <= before.agent_descriptors + 2
+            now.descriptors <= before.descriptors + 4
+                && now.agent_descriptors <= before.agent_descriptors + 2
+                && now.threads <= before.threads + 2
         });
         is_back && steady.elapsed() > Duration::from_secs(2)
     });
