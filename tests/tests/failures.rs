@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here should panic")]
 
 use std::io::{ErrorKind, Read as _};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use relay_tests::{Exited, Namespace, Relay, connect, kubectl_apply};
+use relay_tests::{Exited, Namespace, Relay, Took, connect, in_time, kubectl_apply};
 
 /// How soon a diagnosis is due.
 const SOON: Duration = Duration::from_secs(3);
@@ -19,6 +20,28 @@ fn fails(args: &[&str], code: i32, words: &[&str]) -> Exited {
         assert!(exited.stderr.contains(word), "{args:?}: {word:?} is missing in:\n{}", exited.stderr);
     }
     exited
+}
+
+/// Starts it, which cannot work and waits until its time is up, and looks how soon it says why.
+fn said(args: &[&str], why: &str, limit: Duration) -> (Took, Exited) {
+    let relay = Relay::spawn(args);
+    let said = relay.said(why, limit).unwrap_or_else(|| relay.age());
+    let exited = relay.wait(Duration::from_secs(20));
+    assert_eq!(exited.code, Some(1), "{}", exited.stderr);
+    println!("{}", exited.stderr);
+    (Took::new(format!("{why:?} was said"), said, limit), exited)
+}
+
+/// Connects, which must be reset at once; then the reason is said.
+fn is_reset(relay: &Relay, address: SocketAddr, why: &str) -> [Took; 2] {
+    let since = Instant::now();
+    assert_eq!(connect(address).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let reset = since.elapsed();
+    relay.wait_stderr(why, Duration::from_secs(30));
+    [
+        Took::new("the connection was reset", reset, SOON),
+        Took::new(format!("{why:?} was said"), since.elapsed() - reset, SOON),
+    ]
 }
 
 #[test]
@@ -52,22 +75,23 @@ fn a_cluster_that_does_not_answer_is_named() {
 fn an_image_that_can_not_be_pulled_is_said_and_waited_for() {
     let namespace = Namespace::new("image", &[]);
     let image = "--server.image=relay.test/no-such-image:1";
-    let relay = Relay::spawn(&["-n", namespace.name(), image, "--pod-running-timeout=8s", WEB, ":80"]);
-    // The runtime itself takes a moment to find out.
-    let said = relay.wait_stderr("relay.test/no-such-image:1", SOON * 2);
-    let exited = relay.wait(Duration::from_secs(20));
-    assert_eq!(exited.code, Some(1), "{}", exited.stderr);
-    assert!(exited.stderr.contains("hint:"), "{}", exited.stderr);
-    println!("an image that can't be pulled was said after {said:?}");
+    let args = ["-n", namespace.name(), image, "--pod-running-timeout=8s", WEB, ":80"];
+    in_time(|| {
+        // The runtime itself takes a moment to find out.
+        let (took, exited) = said(&args, "relay.test/no-such-image:1", SOON * 2);
+        assert!(exited.stderr.contains("hint:"), "{}", exited.stderr);
+        [took]
+    });
 }
 
 #[test]
 fn an_image_that_no_runtime_could_use_ends_the_run_at_once() {
     let namespace = Namespace::new("image", &[]);
     let args = ["-n", namespace.name(), "--server.image=Not/An:Image:Name", WEB, ":80"];
-    let exited = fails(&args, 1, &["Not/An:Image:Name", "hint:"]);
-    println!("an unusable image was said after {:?}", exited.took);
-    assert!(exited.took < SOON * 2, "{:?}", exited.took);
+    in_time(|| {
+        let exited = fails(&args, 1, &["Not/An:Image:Name", "hint:"]);
+        [Took::new("an unusable image ended the run", exited.took, SOON * 2)]
+    });
 }
 
 #[test]
@@ -75,11 +99,7 @@ fn a_pod_that_fits_no_node_is_said_and_waited_for() {
     let namespace = Namespace::new("unschedulable", &[]);
     let args =
         ["-n", namespace.name(), "--server.node-selector=no=node", "--pod-running-timeout=6s", WEB, ":80"];
-    let relay = Relay::spawn(&args);
-    let said = relay.wait_stderr("node", SOON + Duration::from_secs(1));
-    let exited = relay.wait(Duration::from_secs(20));
-    assert_eq!(exited.code, Some(1), "{}", exited.stderr);
-    println!("unschedulable was said after {said:?}");
+    in_time(|| [said(&args, "node", SOON + Duration::from_secs(1)).0]);
 }
 
 #[test]
@@ -99,11 +119,8 @@ fn a_quota_that_forbids_the_pod_is_said_and_waited_for() {
         ])
         .is_empty()
     });
-    let relay = Relay::spawn(&["-n", namespace.name(), "--pod-running-timeout=6s", WEB, ":80"]);
-    let said = relay.wait_stderr("quota", SOON + Duration::from_secs(1));
-    let exited = relay.wait(Duration::from_secs(20));
-    assert_eq!(exited.code, Some(1), "{}", exited.stderr);
-    println!("the quota was said after {said:?}");
+    let args = ["-n", namespace.name(), "--pod-running-timeout=6s", WEB, ":80"];
+    in_time(|| [said(&args, "quota", SOON + Duration::from_secs(1)).0]);
 }
 
 #[test]
@@ -111,34 +128,38 @@ fn pod_security_that_refuses_a_patched_pod_names_its_rule() {
     let namespace = Namespace::new("refused", &["pod-security.kubernetes.io/enforce=restricted"]);
     let patch = r#"{"spec":{"hostNetwork":true}}"#;
     let args = ["-n", namespace.name(), "--pod-running-timeout=6s", "-p", patch, WEB, ":80"];
-    let relay = Relay::spawn(&args);
-    relay.wait_stderr("PodSecurity", SOON + Duration::from_secs(1));
-    assert_eq!(relay.wait(Duration::from_secs(20)).code, Some(1));
+    in_time(|| [said(&args, "PodSecurity", SOON + Duration::from_secs(1)).0]);
 }
 
 #[test]
 fn an_unknown_name_resets_the_connection_at_once_and_says_so() {
-    let (relay, address) = Relay::start(&["host/no-such-name.invalid", ":80"]);
-    let since = Instant::now();
-    assert_eq!(connect(address).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
-    relay.wait_stderr("no-such-name.invalid", SOON);
+    in_time(|| {
+        let (relay, address) = Relay::start(&["host/no-such-name.invalid", ":80"]);
+        is_reset(&relay, address, "no-such-name.invalid")
+    });
 }
 
 #[test]
 fn a_refused_port_is_said() {
-    let (relay, address) = Relay::start(&["pod/pod-echo", ":7099"]);
-    assert_eq!(connect(address).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    relay.wait_stderr("refuses", SOON);
+    in_time(|| {
+        let (relay, address) = Relay::start(&["pod/pod-echo", ":7099"]);
+        is_reset(&relay, address, "refuses")
+    });
 }
 
 #[test]
 fn a_black_hole_is_given_up_at_its_time_limit() {
     // Addresses of this range (RFC 5737) swallow packets in the test cluster.
-    let (relay, address) = Relay::start(&["ip/192.0.2.1", ":80"]);
-    let since = Instant::now();
-    assert_eq!(connect(address).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    let took = since.elapsed();
-    assert!((Duration::from_secs(8)..Duration::from_secs(13)).contains(&took), "{took:?}");
-    relay.wait_stderr("no answer", SOON);
+    in_time(|| {
+        let (relay, address) = Relay::start(&["ip/192.0.2.1", ":80"]);
+        let since = Instant::now();
+        assert_eq!(connect(address).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        let took = since.elapsed();
+        assert!(took >= Duration::from_secs(8), "{took:?}");
+        relay.wait_stderr("no answer", Duration::from_secs(30));
+        [
+            Took::new("the connection was reset", took, Duration::from_secs(13)),
+            Took::new("the reason was said", since.elapsed() - took, SOON),
+        ]
+    });
 }
