@@ -5,6 +5,7 @@ mod certificates;
 mod cgroups;
 mod control_plane;
 mod kubectl;
+mod link;
 mod network;
 mod node;
 mod packages;
@@ -78,6 +79,11 @@ enum Command {
         #[command(subcommand)]
         action: network::Path,
     },
+    /// A link with delay, loss and a rate between a client and the API server.
+    Link {
+        #[command(subcommand)]
+        action: link::Link,
+    },
     /// Run a program on the node: its network, its processes, its mounts.
     Exec {
         /// The program and its arguments.
@@ -142,6 +148,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         Command::Load { archives } => load(&options.name, &archives),
         Command::Apiserver { action } => api_server(&plan, &action),
         Command::Path { action } => network::set_path(&Sandbox::require(&plan)?, action),
+        Command::Link { action } => link::run(&plan, action),
         Command::Exec { command } => exec(&plan, &command),
     }
 }

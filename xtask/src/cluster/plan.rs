@@ -76,6 +76,16 @@ impl Plan {
         format!("10.77.{}.254", self.slot)
     }
 
+    /// A client's address behind the link; no one outside the cluster's namespaces sees it.
+    pub(crate) fn link_client_ip(&self) -> String {
+        format!("10.78.{}.2", self.slot)
+    }
+
+    /// The node's end of the link.
+    pub(crate) fn link_node_ip(&self) -> String {
+        format!("10.78.{}.1", self.slot)
+    }
+
     /// The node's IPv6 address.
     pub(crate) fn node_ip6(&self) -> String {
         format!("fd77:0:0:{:x}::1", self.slot)
