@@ -1,8 +1,10 @@
 //! `cargo xtask bench`: `kubectl relay` beside `kubectl port-forward`, on a real cluster, in turns.
 
+mod amount;
 mod load;
 mod machine;
 mod measure;
+mod place;
 mod process;
 mod report;
 mod rows;
@@ -18,21 +20,21 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
+use crate::cluster::LinkSettings;
 use crate::shell::{say, step};
 use crate::test::{Runner, build_plugin};
 use crate::{cluster, image, paths};
 use machine::Machine;
 use measure::{Bench, Effort};
+use place::Place;
 use report::Results;
-use rows::Group;
+use rows::{Choice, Group};
 use stage::Stage;
-use tools::{Running, Tool};
+use tools::{Client, Running, Tool};
 
 const NAME: &str = "relay-bench";
-/// The link without anything between client and API server.
-const HERE: &str = "On the machine itself";
 
 /// Options of `cargo xtask bench`.
 #[derive(Args)]
@@ -40,14 +42,18 @@ pub(crate) struct Options {
     #[command(subcommand)]
     role: Option<Role>,
     /// How often everything is measured; medians are shown [default: 5, with --quick 3].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, visible_alias = "rounds", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
     /// Shorter measurements, fewer of them, and docs/performance.md stays as it is.
     #[arg(long)]
     quick: bool,
-    /// Only these rows.
-    #[arg(long, value_enum, value_name = "ROWS", value_delimiter = ',')]
-    only: Vec<Group>,
+    /// Only these rows: download for all that begin so, download8 for one kind.
+    #[arg(long, visible_alias = "rows", value_name = "ROWS", value_delimiter = ',')]
+    only: Vec<Choice>,
+    /// Where the client stands: here, or behind a link such as 80ms, 20ms/1% or 20ms/50mbit/4q
+    /// [default: here and all links that have goals].
+    #[arg(long, value_name = "LINK", value_delimiter = ',')]
+    link: Vec<Place>,
     /// The cluster; if it is not running it is started, and removed afterwards.
     #[arg(long, default_value = NAME)]
     name: String,
@@ -104,19 +110,32 @@ fn on_cluster(name: &str, plugin: &Path, runner: &Runner, options: &Options) -> 
     }
     let runs = options.runs.unwrap_or(if options.quick { 3 } else { 5 });
     let effort = if options.quick { Effort::QUICK } else { Effort::FULL };
-    let bench = Bench { stage: &stage, runner, effort };
-    let groups: Vec<Group> = Group::value_variants()
-        .iter()
-        .copied()
-        .filter(|group| options.only.is_empty() || options.only.contains(group))
-        .collect();
-    let mut results = Results::new(HERE);
-    for number in 0..runs {
-        step(&format!("run {} of {runs} (load average {})", number + 1, machine::load_average()), || {
-            round(&bench, plugin, &folder, number as usize, &groups, &mut results)
-        })?;
-    }
+    let places = if options.link.is_empty() { Place::all()? } else { options.link.clone() };
+    let mut link = Link::new(name);
     let mut facts = machine.facts;
+    if places.iter().any(|place| *place != Place::Here) {
+        let place = Place::Behind(LinkSettings::default());
+        let client = link.set(place, &stage)?;
+        let bench = Bench { stage: &stage, runner, effort, client, place };
+        let (down, up) = step("what the link itself carries", || {
+            bench.ceiling(&Running::start(Tool::Straight, &stage, client, plugin, &folder)?)
+        })?;
+        say(format!("  plain TCP over the link without delay: {down:.0} MiB/s down, {up:.0} up"));
+        facts["link_down_mib_s"] = down.into();
+        facts["link_up_mib_s"] = up.into();
+    }
+    let mut results: Vec<Results> = places.iter().map(|place| Results::new(*place)).collect();
+    for number in 0..runs {
+        for (place, results) in places.iter().zip(&mut results) {
+            let title = format!("run {} of {runs}, {place}", number + 1);
+            step(&format!("{title} (load average {})", machine::load_average()), || {
+                let client = link.set(*place, &stage)?;
+                let bench = Bench { stage: &stage, runner, effort, client, place: *place };
+                round(&bench, plugin, &folder, number as usize, &groups(*place, options), results)
+            })?;
+        }
+    }
+    drop(link);
     // A program that was built elsewhere may be older than the checkout.
     let brought = [("plugin", env::var_os("RELAY_BIN").is_some()), ("agent", options.current)];
     let brought: Vec<_> = brought.iter().filter(|(_, brought)| *brought).map(|(part, _)| *part).collect();
@@ -126,7 +145,6 @@ fn on_cluster(name: &str, plugin: &Path, runner: &Runner, options: &Options) -> 
             format!("{commit} (but not built from it in this run: {})", brought.join(" and ")).into();
     }
     facts["load_average_after"] = machine::load_average().into();
-    let results = [results];
     let page = report::page(&facts, warning.as_deref(), runs, &results);
     println!("{page}");
     let all: Vec<_> = results.iter().map(Results::json).collect();
@@ -135,12 +153,53 @@ fn on_cluster(name: &str, plugin: &Path, runner: &Runner, options: &Options) -> 
     fs::write(&file, serde_json::to_string_pretty(&json)?)?;
     fs::write(folder.join("bench.md"), &page)?;
     say(format!("written: {} and bench.md beside it", file.display()));
-    if !options.quick && options.only.is_empty() {
+    if !options.quick && options.only.is_empty() && options.link.is_empty() {
         let place = paths::root().join("docs/performance.md");
         fs::write(&place, &page)?;
         say(format!("written: {}", place.display()));
     }
     Ok(())
+}
+
+/// What is measured at a place: what was chosen, or what has its place there.
+fn groups(place: Place, options: &Options) -> Vec<Group> {
+    if options.only.is_empty() {
+        return place.groups().to_vec();
+    }
+    let chosen = options.only.iter().flat_map(|choice| &choice.0).copied();
+    // How much memory and processor time something needs does not depend on the path.
+    chosen.filter(|group| place == Place::Here || *group != Group::Memory).collect()
+}
+
+/// The cluster's link, which the bench sets as it needs it; removed with this.
+struct Link<'a> {
+    name: &'a str,
+    is_up: bool,
+}
+
+impl<'a> Link<'a> {
+    fn new(name: &'a str) -> Self {
+        Self { name, is_up: false }
+    }
+
+    /// Puts clients in this place.
+    fn set(&mut self, place: Place, stage: &Stage) -> Result<Client> {
+        let Place::Behind(settings) = place else { return Ok(Client::Here) };
+        self.is_up = true;
+        let (process, address) = cluster::link_up(self.name, settings)?;
+        stage.answer_over_link(&address)?;
+        Ok(Client::Of(process))
+    }
+}
+
+impl Drop for Link<'_> {
+    fn drop(&mut self) {
+        if self.is_up
+            && let Err(error) = cluster::link_down(self.name)
+        {
+            say(format!("the link may be left over: {error:#}"));
+        }
+    }
 }
 
 /// Every group once with every tool; who comes first changes from round to round.
@@ -156,7 +215,7 @@ fn round(
     order.rotate_left(number % Tool::ALL.len());
     let mut tools = Vec::new();
     for tool in order {
-        tools.push(Running::start(tool, bench.stage, plugin, logs)?);
+        tools.push(Running::start(tool, bench.stage, bench.client, plugin, logs)?);
     }
     if groups.contains(&Group::Memory) {
         // What starting needed is given back, or not, within a second.
@@ -179,7 +238,7 @@ fn round(
                 say(format!("  {}, {group:?}: {error:#}", running.tool.name()));
                 results.fail(*group, running.tool, &error);
                 // Whatever state it is in must not spoil the next figure.
-                *running = Running::start(running.tool, bench.stage, plugin, logs)?;
+                *running = Running::start(running.tool, bench.stage, bench.client, plugin, logs)?;
             }
         }
     }

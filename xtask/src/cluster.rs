@@ -25,6 +25,7 @@ use crate::shell::{self, say, step};
 use binaries::{ApiVersion, Binaries};
 use certificates::Authority;
 use kubectl::Kubectl;
+pub(crate) use link::settings::Settings as LinkSettings;
 pub(crate) use plan::DEFAULT_NAME;
 use plan::Plan;
 use sandbox::Sandbox;
@@ -168,6 +169,18 @@ pub(crate) fn build_all() -> Result<()> {
 /// Removes the cluster called `name`.
 pub(crate) fn stop(name: &str) -> Result<()> {
     down(&Plan::new(name)?)
+}
+
+/// Makes the link of the cluster called `name`, or changes it. Gives a process in the clients' network, and their address.
+pub(crate) fn link_up(name: &str, settings: LinkSettings) -> Result<(u32, String)> {
+    let plan = Plan::new(name)?;
+    link::up(&plan, settings)?;
+    Ok((link::client(&plan)?, plan.link_client_ip()))
+}
+
+/// Removes the link of the cluster called `name`.
+pub(crate) fn link_down(name: &str) -> Result<()> {
+    link::down(&Plan::new(name)?)
 }
 
 /// Loads image archives into the cluster called `name`.

@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use socket2::{Domain, Socket, Type};
 
+use super::amount::Amount;
 use super::process;
 
 /// What is measured and where.
@@ -33,15 +34,25 @@ pub(super) struct Options {
     /// Connections at once.
     #[arg(long, default_value_t = 1)]
     streams: usize,
-    /// Bytes of all streams together.
-    #[arg(long, default_value_t = 0)]
-    bytes: u64,
+    /// Bytes of all streams together; without it, what is sent in `seconds`.
+    #[arg(long)]
+    bytes: Option<u64>,
     /// At most so many repetitions.
     #[arg(long, default_value_t = 1)]
     count: usize,
     /// At most so many seconds of repetitions.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+}
+
+impl Options {
+    /// What each of so many streams carries.
+    fn amount(&self, streams: usize) -> Amount {
+        match self.bytes {
+            Some(bytes) => Amount::Bytes(bytes / streams as u64),
+            None => Amount::For(Duration::from_secs_f64(self.seconds)),
+        }
+    }
 }
 
 /// The kinds of load.
@@ -59,8 +70,12 @@ pub(super) enum Kind {
     Connections,
     /// Connections that stay open until standard input ends.
     Hold,
+    /// New connections, one after the other: from connecting to the first answer.
+    First,
     /// Datagrams of 512 bytes, 64 in flight.
     Udp,
+    /// Datagrams of 512 bytes at a steady pace: how long each takes.
+    UdpPaced,
 }
 
 /// What a measurement found, by name.
@@ -79,7 +94,9 @@ pub(super) fn run(options: &Options) -> Result<()> {
         Kind::End => bulk::end(options)?,
         Kind::Connections => connections::rate(options)?,
         Kind::Hold => return connections::hold(options),
+        Kind::First => connections::first(options)?,
         Kind::Udp => udp::echo(options)?,
+        Kind::UdpPaced => udp::paced(options)?,
     };
     figures.insert("load_cpu_s", process::cpu_seconds(std::process::id()).unwrap_or_default());
     println!("{}", serde_json::to_string(&figures)?);
@@ -87,7 +104,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
 }
 
 /// A silence that long is an answer: the measurement fails.
-const SILENCE: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_secs(100);
 
 fn connect(address: SocketAddr) -> Result<TcpStream> {
     connect_from(address, 0)

@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::place::Place;
 use super::process;
 use super::report::Results;
 use super::rows::Group;
 use super::stage::Stage;
-use super::tools::{Running, Tool};
+use super::tools::{Client, Running, Tool};
 use crate::test::Runner;
 
 const MIB: u64 = 1024 * 1024;
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 /// No single measurement takes longer, whatever a tool does.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(150);
 /// The parts of the node that carry a port-forward's bytes.
 const CARRIERS: [&str; 3] = ["kube-apiserver", "kubelet", "containerd"];
 
@@ -29,15 +30,17 @@ pub(super) struct Effort {
     round_trips: u32,
     seconds: f64,
     connections: u32,
+    /// The factor for times over a link.
+    patience: f64,
 }
 
 impl Effort {
     /// For figures to be published.
     pub(super) const FULL: Self =
-        Self { bulk: 512 * MIB, round_trips: 5000, seconds: 2.0, connections: 4000 };
+        Self { bulk: 512 * MIB, round_trips: 5000, seconds: 2.0, connections: 4000, patience: 1.0 };
     /// For a look while working.
     pub(super) const QUICK: Self =
-        Self { bulk: 128 * MIB, round_trips: 1000, seconds: 1.0, connections: 2000 };
+        Self { bulk: 128 * MIB, round_trips: 1000, seconds: 1.0, connections: 2000, patience: 0.5 };
 }
 
 /// What every measurement needs.
@@ -45,6 +48,9 @@ pub(super) struct Bench<'a> {
     pub(super) stage: &'a Stage,
     pub(super) runner: &'a Runner,
     pub(super) effort: Effort,
+    /// In whose network tools and load run.
+    pub(super) client: Client,
+    pub(super) place: Place,
 }
 
 type Figures = BTreeMap<String, f64>;
@@ -53,7 +59,7 @@ impl Bench<'_> {
     /// Measures one group with one tool.
     pub(super) fn measure(&self, group: Group, running: &Running, results: &mut Results) -> Result<()> {
         let (tool, offer, effort) = (running.tool, &running.offer, self.effort);
-        let seconds = effort.seconds.to_string();
+        let here = matches!(self.client, Client::Here);
         match group {
             Group::Start => {
                 if let Some(time) = running.started_in {
@@ -67,57 +73,55 @@ impl Bench<'_> {
                     results.add("start_after_agent", tool, over.as_secs_f64() * 1e3);
                 }
             }
+            Group::First => {
+                let found = self.load(tool, &["first", "--address", &offer.echo, "--count", "10"])?;
+                results.add("first", tool, self.time(&found, "p50_us")?);
+            }
             Group::Echo => {
                 let count = effort.round_trips.to_string();
+                let seconds = self.seconds(effort.seconds, 10.0);
                 let found = self.load(
                     tool,
                     &["echo", "--address", &offer.echo, "--count", &count, "--seconds", &seconds],
                 )?;
-                results.add("echo_p50", tool, figure(&found, "p50_us")?);
-                results.add("echo_p99", tool, figure(&found, "p99_us")?);
+                results.add("echo_p50", tool, self.time(&found, "p50_us")?);
+                results.add("echo_p99", tool, self.time(&found, "p99_us")?);
             }
             Group::Busy => {
-                let bytes = effort.bulk.to_string();
-                let arguments =
-                    ["echo", "--address", &offer.echo, "--source", &offer.source, "--bytes", &bytes];
-                let found = self.load(tool, &arguments)?;
-                results.add("busy_p50", tool, figure(&found, "p50_us")?);
-                results.add("busy_p99", tool, figure(&found, "p99_us")?);
+                let (option, amount) = self.bulk_amount(8.0);
+                let found = self.load(
+                    tool,
+                    &["echo", "--address", &offer.echo, "--source", &offer.source, option, &amount],
+                )?;
+                results.add("busy_p50", tool, self.time(&found, "p50_us")?);
+                results.add("busy_p99", tool, self.time(&found, "p99_us")?);
             }
-            Group::Download => self.bulk("download", &offer.source, running, results)?,
-            Group::Upload => self.bulk("upload", &offer.sink, running, results)?,
+            Group::Download1 => self.bulk("download", 1, running, results)?,
+            Group::Download8 => self.bulk("download", 8, running, results)?,
+            Group::Download64 => self.bulk("download", 64, running, results)?,
+            Group::Upload1 => self.bulk("upload", 1, running, results)?,
+            Group::Upload8 => self.bulk("upload", 8, running, results)?,
+            Group::Upload64 => self.bulk("upload", 64, running, results)?,
             Group::End => {
                 let found =
                     self.load(tool, &["end", "--address", &offer.source, "--bytes", "1024", "--count", "3"])?;
                 results.add("end", tool, figure(&found, "end_ms")?);
             }
-            Group::Connections => {
-                for streams in ["1", "16"] {
-                    let count = effort.connections.to_string();
-                    let found = self.load(
-                        tool,
-                        &[
-                            "connections",
-                            "--address",
-                            &offer.echo,
-                            "--streams",
-                            streams,
-                            "--count",
-                            &count,
-                            "--seconds",
-                            &seconds,
-                        ],
-                    )?;
-                    results.add(format!("connections_{streams}"), tool, figure(&found, "per_s")?);
-                }
-            }
+            Group::Connections1 => self.connections("1", running, results)?,
+            Group::Connections16 => self.connections("16", running, results)?,
             Group::Udp => {
-                if let Some(address) = &offer.udp {
-                    let found = self.load(tool, &["udp", "--address", address, "--seconds", &seconds])?;
+                let Some(address) = &offer.udp else { return Ok(()) };
+                let seconds = self.seconds(effort.seconds, 10.0);
+                let kind = if here { "udp" } else { "udp-paced" };
+                let found = self.load(tool, &[kind, "--address", address, "--seconds", &seconds])?;
+                if here {
                     results.add("udp_rate", tool, figure(&found, "per_s")?);
-                    results.add("udp_loss", tool, figure(&found, "loss_percent")?);
-                    results.add("udp_duplicates", tool, figure(&found, "duplicates")?);
+                } else {
+                    results.add("udp_p50", tool, self.time(&found, "p50_us")?);
+                    results.add("udp_p99", tool, self.time(&found, "p99_us")?);
                 }
+                results.add("udp_loss", tool, figure(&found, "loss_percent")?);
+                results.add("udp_duplicates", tool, figure(&found, "duplicates")?);
             }
             // Looked at before and after the others.
             Group::Memory => {}
@@ -125,30 +129,73 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn bulk(&self, direction: &str, address: &str, running: &Running, results: &mut Results) -> Result<()> {
+    fn connections(&self, streams: &str, running: &Running, results: &mut Results) -> Result<()> {
+        let count = self.effort.connections.to_string();
+        let seconds = self.seconds(self.effort.seconds, self.effort.seconds);
+        let echo = &running.offer.echo;
+        let arguments = ["connections", "--address", echo, "--streams", streams, "--count", &count];
+        let found = self.load(running.tool, &[&arguments[..], &["--seconds", &seconds]].concat())?;
+        results.add(format!("connections_{streams}"), running.tool, figure(&found, "per_s")?);
+        Ok(())
+    }
+
+    fn bulk(&self, direction: &str, streams: usize, running: &Running, results: &mut Results) -> Result<()> {
         let tool = running.tool;
-        for streams in [1, 8, 64] {
-            let (count, bytes) = (streams.to_string(), self.effort.bulk.to_string());
-            let before = self.processor_times(running);
-            let found =
-                self.load(tool, &[direction, "--address", address, "--streams", &count, "--bytes", &bytes])?;
-            results.add(format!("{direction}_{streams}"), tool, figure(&found, "mib_s")?);
-            if streams == 1 {
-                let carried = figure(&found, "bytes")? / GIB;
-                let mut load = found.get("load_cpu_s").copied().unwrap_or_default();
-                for (name, after) in self.processor_times(running) {
-                    let used = after - before.get(name).copied().unwrap_or_default();
-                    match name {
-                        "target" => load += used,
-                        // Straight traffic passes none of them.
-                        _ if tool == Tool::Straight => {}
-                        _ => results.add(format!("{direction}_cpu_{name}"), tool, used / carried),
-                    }
+        let address = if direction == "download" { &running.offer.source } else { &running.offer.sink };
+        // Many streams take longer to find what the path carries; with loss what is buffered takes longer to get through.
+        let is_lossy = matches!(self.place, Place::Behind(link) if link.loss > 0.0);
+        let (option, amount) = self.bulk_amount(if streams == 1 || is_lossy { 6.0 } else { 12.0 });
+        let count = streams.to_string();
+        let before = self.processor_times(running);
+        let found =
+            self.load(tool, &[direction, "--address", address, "--streams", &count, option, &amount])?;
+        results.add(format!("{direction}_{streams}"), tool, figure(&found, "mib_s")?);
+        if streams == 1 && matches!(self.client, Client::Here) {
+            let carried = figure(&found, "bytes")? / GIB;
+            let mut load = found.get("load_cpu_s").copied().unwrap_or_default();
+            for (name, after) in self.processor_times(running) {
+                let used = after - before.get(name).copied().unwrap_or_default();
+                match name {
+                    "target" => load += used,
+                    // Straight traffic passes none of them.
+                    _ if tool == Tool::Straight => {}
+                    _ => results.add(format!("{direction}_cpu_{name}"), tool, used / carried),
                 }
-                results.add(format!("{direction}_cpu_load"), tool, load / carried);
             }
+            results.add(format!("{direction}_cpu_load"), tool, load / carried);
         }
         Ok(())
+    }
+
+    /// What plain TCP gets over the link as it is set, in MiB/s: down and up.
+    pub(super) fn ceiling(&self, straight: &Running) -> Result<(f64, f64)> {
+        let bytes = self.effort.bulk.to_string();
+        let get = |direction, address: &str| {
+            let found = self.load(Tool::Straight, &[direction, "--address", address, "--bytes", &bytes])?;
+            figure(&found, "mib_s")
+        };
+        Ok((get("download", &straight.offer.source)?, get("upload", &straight.offer.sink)?))
+    }
+
+    /// How much a stream carries, as an option of the load: over a link what fits into a time.
+    fn bulk_amount(&self, seconds_over_link: f64) -> (&'static str, String) {
+        match self.client {
+            Client::Here => ("--bytes", self.effort.bulk.to_string()),
+            Client::Of(_) => ("--seconds", (seconds_over_link * self.effort.patience).to_string()),
+        }
+    }
+
+    fn seconds(&self, here: f64, over_link: f64) -> String {
+        match self.client {
+            Client::Here => here.to_string(),
+            Client::Of(_) => (over_link * self.effort.patience).to_string(),
+        }
+    }
+
+    /// A time in the unit of the place's rows: microseconds here, milliseconds over a link.
+    fn time(&self, figures: &Figures, name: &str) -> Result<f64> {
+        let microseconds = figure(figures, name)?;
+        Ok(if let Client::Here = self.client { microseconds } else { microseconds / 1e3 })
     }
 
     /// Processor time so far of everybody on the way.
@@ -210,15 +257,14 @@ struct Load {
 
 impl Load {
     fn start(bench: &Bench<'_>, tool: Tool, arguments: &[&str]) -> Result<Self> {
-        let program = std::env::current_exe()?;
-        let mut command = if tool == Tool::Straight {
-            let mut command = Command::new("nsenter");
-            command.args(["--target", &bench.stage.node.to_string(), "--net", "--"]).arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
+        let mut command = Command::new(std::env::current_exe()?);
         command.args(["bench", "load"]).args(arguments);
+        // Only the node has a way to pods, and who is behind a link.
+        let client = match (tool, bench.client) {
+            (Tool::Straight, Client::Here) => Client::Of(bench.stage.node),
+            (_, client) => client,
+        };
+        let mut command = client.run(&command);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("start the load")?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());

@@ -1,28 +1,71 @@
 //! The rows of the table: what each figure is, which way is better, and what is wanted.
 
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
 use clap::ValueEnum;
+
+use super::place::Place;
+use crate::cluster::LinkSettings;
 
 /// Measurements that are made together and can be chosen together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Group {
     /// Time to the first Forwarding line.
     Start,
+    /// From connecting to the first answer.
+    First,
     /// Round trips of 64 bytes.
     Echo,
     /// The same while a download runs.
     Busy,
-    /// 1, 8 and 64 streams.
-    Download,
-    /// 1, 8 and 64 streams.
-    Upload,
+    /// One stream.
+    Download1,
+    /// Eight at once.
+    Download8,
+    /// Sixty-four at once.
+    Download64,
+    /// One stream.
+    Upload1,
+    /// Eight at once.
+    Upload8,
+    /// Sixty-four at once.
+    Upload64,
     /// From the last byte to the end of a stream.
     End,
-    /// Connections per second.
-    Connections,
-    /// Datagrams per second, and loss.
+    /// Connections per second, one at a time.
+    Connections1,
+    /// Connections per second, 16 at once.
+    Connections16,
+    /// Datagrams: rate or times, and loss.
     Udp,
     /// Memory: idle, after load, with 1,000 idle connections.
     Memory,
+}
+
+/// The groups whose names begin with a word: `download` for all three, `download8` for one.
+#[derive(Debug, Clone)]
+pub(super) struct Choice(pub(super) Vec<Group>);
+
+impl FromStr for Choice {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let name = |group: &Group| group.to_possible_value().map(|value| value.get_name().to_owned());
+        let all = Group::value_variants();
+        let exact = |group: &&Group| name(group).is_some_and(|name| name == text);
+        let begins =
+            |group: &&Group| !text.is_empty() && name(group).is_some_and(|name| name.starts_with(text));
+        let chosen: Vec<Group> = match all.iter().find(exact) {
+            Some(group) => vec![*group],
+            None => all.iter().filter(begins).copied().collect(),
+        };
+        if chosen.is_empty() {
+            let names: Vec<String> = all.iter().filter_map(name).collect();
+            bail!("there are no rows called {text:?}; there are {}", names.join(", "));
+        }
+        Ok(Self(chosen))
+    }
 }
 
 /// What a figure has to reach.
@@ -30,6 +73,8 @@ pub(super) enum Group {
 pub(super) enum Goal {
     /// Times the figure of `kubectl port-forward`.
     Ratio(f64),
+    /// The same, and better than plain TCP over the same path.
+    RatioBeyondStraight(f64),
     /// In the row's own unit.
     Value(f64),
     /// Reported only.
@@ -37,7 +82,7 @@ pub(super) enum Goal {
 }
 
 /// One row.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
     /// Its name in JSON.
     pub(super) key: &'static str,
@@ -60,9 +105,66 @@ const fn row(
     Row { key, title, unit, more_is_better, goal }
 }
 
-/// All rows, in the table's order.
+/// The rows of a place, in the table's order.
+pub(super) fn rows_of(place: Place) -> Vec<Row> {
+    match place {
+        Place::Here => ROWS.to_vec(),
+        Place::Behind(link) => BEHIND.iter().map(|row| Row { goal: goal(row.key, &link), ..*row }).collect(),
+    }
+}
+
+/// What is wanted over a link; nothing where the link is not one of those that have goals.
+fn goal(key: &str, link: &LinkSettings) -> Goal {
+    let rtt = link.rtt.as_secs_f64() * 1e3;
+    let percent = (link.loss * 100.0).round() as u32;
+    let plain = link.rate.is_none() && percent == 0;
+    let near = rtt == 20.0 && link.rate.is_none();
+    match key {
+        "first" if plain => Goal::Value(rtt + 5.0),
+        "download_1" | "upload_1" if plain && rtt == 80.0 => Goal::RatioBeyondStraight(2.0),
+        "download_8" | "upload_8" if plain && rtt == 80.0 => Goal::Ratio(2.5),
+        "download_1" | "upload_1" if near && percent == 1 => Goal::Ratio(2.5),
+        "download_8" | "upload_8" if near && percent == 1 => Goal::Ratio(3.0),
+        "download_1" | "upload_1" if link.rate.is_some() && percent == 0 => Goal::Ratio(0.95),
+        "busy_p50" if percent == 0 => Goal::Value(rtt + 15.0),
+        "busy_p99" if plain => Goal::Value(rtt + 60.0),
+        "busy_p50" if near && percent == 1 => Goal::Value(rtt * 1.5),
+        "busy_p99" if near && percent == 1 => Goal::Value(150.0),
+        "echo_p99" if near && percent == 1 => Goal::Value(60.0),
+        "echo_p99" if near && percent == 3 => Goal::Value(120.0),
+        "udp_p99" if near && percent == 1 => Goal::Value(80.0),
+        "udp_duplicates" => Goal::Value(0.0),
+        _ => Goal::None,
+    }
+}
+
+/// All rows over a link; the goals depend on the link.
 #[rustfmt::skip]
-pub(super) const ROWS: &[Row] = &[
+const BEHIND: &[Row] = &[
+    row("start", "time to the first Forwarding line (relay: its agent starts too)", "ms", LESS, Goal::None),
+    row("first", "a new connection's first answer", "ms", LESS, Goal::None),
+    row("download_1", "download, 1 stream", "MiB/s", MORE, Goal::None),
+    row("download_8", "download, 8 streams", "MiB/s", MORE, Goal::None),
+    row("download_64", "download, 64 streams", "MiB/s", MORE, Goal::None),
+    row("upload_1", "upload, 1 stream", "MiB/s", MORE, Goal::None),
+    row("upload_8", "upload, 8 streams", "MiB/s", MORE, Goal::None),
+    row("upload_64", "upload, 64 streams", "MiB/s", MORE, Goal::None),
+    row("echo_p50", "echo 64 bytes, p50", "ms", LESS, Goal::None),
+    row("echo_p99", "echo 64 bytes, p99", "ms", LESS, Goal::None),
+    row("busy_p50", "echo beside a download, p50", "ms", LESS, Goal::None),
+    row("busy_p99", "echo beside a download, p99", "ms", LESS, Goal::None),
+    row("end", "end of a stream after its last byte", "ms", LESS, Goal::None),
+    row("connections_1", "connect + echo + close, one at a time", "1/s", MORE, Goal::None),
+    row("connections_16", "connect + echo + close, 16 at once", "1/s", MORE, Goal::None),
+    row("udp_p50", "UDP echo, 512 bytes, one every 5 ms, p50", "ms", LESS, Goal::None),
+    row("udp_p99", "the same, p99 of those that came back", "ms", LESS, Goal::None),
+    row("udp_loss", "the same, loss", "%", LESS, Goal::None),
+    row("udp_duplicates", "the same, duplicates", "", LESS, Goal::None),
+];
+
+/// All rows on the machine itself.
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
     row("download_1", "download, 1 stream", "MiB/s", MORE, Goal::Ratio(1.2)),
     row("download_8", "download, 8 streams", "MiB/s", MORE, Goal::Ratio(1.2)),
     row("download_64", "download, 64 streams", "MiB/s", MORE, Goal::None),
@@ -101,3 +203,38 @@ pub(super) const ROWS: &[Row] = &[
     row("upload_cpu_containerd", "upload: processor time, containerd", "s/GiB", LESS, Goal::None),
     row("upload_cpu_load", "upload: processor time, load and target", "s/GiB", LESS, Goal::None),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_a_place_has_a_name_of_its_own() {
+        for place in Place::all().unwrap() {
+            let rows = rows_of(place);
+            let mut keys: Vec<_> = rows.iter().map(|row| row.key).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            assert_eq!(keys.len(), rows.len(), "{place}");
+        }
+    }
+
+    #[test]
+    fn a_word_chooses_the_rows_that_begin_with_it() {
+        let choose = |text: &str| text.parse::<Choice>().unwrap().0;
+        assert_eq!(choose("download"), [Group::Download1, Group::Download8, Group::Download64]);
+        assert_eq!(choose("connections1"), [Group::Connections1]);
+        assert!("".parse::<Choice>().is_err());
+        assert!("nonsense".parse::<Choice>().is_err());
+    }
+
+    #[test]
+    fn goals_follow_the_link() {
+        let goal = |key, link: &str| goal(key, &link.parse().unwrap());
+        assert!(matches!(goal("first", "20ms"), Goal::Value(25.0)));
+        assert!(matches!(goal("download_1", "80ms"), Goal::RatioBeyondStraight(2.0)));
+        assert!(matches!(goal("download_8", "20ms/1%"), Goal::Ratio(3.0)));
+        assert!(matches!(goal("upload_1", "20ms/50mbit/4q"), Goal::Ratio(0.95)));
+        assert!(matches!(goal("download_1", "33ms"), Goal::None));
+    }
+}

@@ -90,6 +90,20 @@ impl Stage {
         uids.split_whitespace().find_map(|uid| process::in_pod(uid, "relay-server"))
     }
 
+    /// Makes the pod's answers over the link take cubic too, whatever this machine uses, and remember nothing.
+    pub(super) fn answer_over_link(&self, client: &str) -> Result<()> {
+        let script = format!(
+            "set -e
+             echo 1 >/proc/sys/net/ipv4/tcp_no_metrics_save
+             gateway=$(ip route show default | cut -d ' ' -f 3)
+             ip route replace {client} via $gateway congctl cubic"
+        );
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.target().to_string(), "--net", "--", "sh", "-c", &script]);
+        shell::output(&mut command).context("route the pod's answers over the link")?;
+        Ok(())
+    }
+
     /// A program of the node, such as `kubelet`.
     pub(super) fn on_node(&self, name: &str) -> Option<u32> {
         process::on_node(self.node, name)

@@ -3,15 +3,15 @@
 //! The services of the test workload compute digests and patterns, which would be measured along
 //! with the tools. These move bytes and count them.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{process, scratch};
+use super::amount::Amount;
+use super::process;
 
 /// A thread per connection must be cheap: a thousand of them only wait.
 const STACK: usize = 64 * 1024;
@@ -20,8 +20,8 @@ const STACK: usize = 64 * 1024;
 ///
 /// Prints one line of JSON with the port of each service:
 /// - `echo` and `udp`: everything back
-/// - `source`: a line `N`, then N bytes, then the end
-/// - `sink`: a line `N`, N bytes, then the line `N` as soon as the last one is there
+/// - `source`: the line of an [`Amount`], then so much, then the end
+/// - `sink`: the line of an [`Amount`], so much, then a line with the number of bytes as soon as the last one is there
 pub(super) fn run() -> Result<()> {
     process::allow_many_files();
     let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).context("UDP echo")?;
@@ -61,40 +61,17 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
 
 fn source(stream: TcpStream) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(64, stream);
-    let mut left = read_count(&mut reader)?;
-    let bytes: Arc<[u8]> = scratch();
-    while left > 0 {
-        let take = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        reader.get_mut().write_all(&bytes[..take])?;
-        left -= take as u64;
-    }
-    Ok(())
+    Amount::read(&mut reader)?.send(reader.get_mut())
 }
 
 fn sink(stream: TcpStream) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(64, stream);
-    let count = read_count(&mut reader)?;
-    let mut left = count.saturating_sub(reader.buffer().len() as u64);
+    let Some(count) = Amount::read(&mut reader)?.discard(&mut reader)? else { return Ok(()) };
     let stream = reader.get_mut();
-    let mut buffer = vec![0; scratch().len()];
-    while left > 0 {
-        let read = stream.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(());
-        }
-        // More than announced wraps around and is answered by silence.
-        left = left.wrapping_sub(read as u64);
-    }
     stream.write_all(format!("{count}\n").as_bytes())?;
     // The peer closes first, so that waiting states gather at its addresses.
-    while stream.read(&mut buffer)? > 0 {}
+    while stream.read(&mut [0; 4096])? > 0 {}
     Ok(())
-}
-
-fn read_count(reader: &mut impl BufRead) -> io::Result<u64> {
-    let mut line = String::new();
-    reader.take(32).read_line(&mut line)?;
-    line.trim().parse().map_err(|_| io::Error::other(format!("the first line is {line:?}")))
 }
 
 fn udp_echo(socket: &UdpSocket) {

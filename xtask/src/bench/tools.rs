@@ -38,6 +38,38 @@ impl Tool {
     }
 }
 
+/// In whose network clients run.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Client {
+    /// This machine's.
+    Here,
+    /// That of this process, behind a link.
+    Of(u32),
+}
+
+impl Client {
+    /// The same command in the client's network; it keeps its process id.
+    pub(super) fn run(self, command: &Command) -> Command {
+        let program = command.get_program();
+        let mut inside = match self {
+            Self::Here => Command::new(program),
+            Self::Of(pid) => {
+                let mut inside = Command::new("nsenter");
+                inside.args(["--target", &pid.to_string(), "--net", "--"]).arg(program);
+                inside
+            }
+        };
+        inside.args(command.get_args());
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => inside.env(key, value),
+                None => inside.env_remove(key),
+            };
+        }
+        inside
+    }
+}
+
 /// The target's services as a tool offers them, as `address:port`.
 #[derive(Debug, Clone)]
 pub(super) struct Offer {
@@ -65,9 +97,15 @@ const END_LIMIT: Duration = Duration::from_secs(8);
 
 impl Running {
     /// Starts a tool and waits until it forwards every port.
-    pub(super) fn start(tool: Tool, stage: &Stage, plugin: &Path, logs: &Path) -> Result<Self> {
+    pub(super) fn start(
+        tool: Tool,
+        stage: &Stage,
+        client: Client,
+        plugin: &Path,
+        logs: &Path,
+    ) -> Result<Self> {
         let ports = stage.ports;
-        let mut command = match tool {
+        let command = match tool {
             Tool::Straight => {
                 let at = |port: u16| format!("{}:{port}", stage.pod_ip);
                 let offer = Offer {
@@ -93,6 +131,7 @@ impl Running {
                 command
             }
         };
+        let mut command = client.run(&command);
         let log =
             File::options().create(true).append(true).open(logs.join(format!("{}.log", tool.name())))?;
         // A group of its own: Ctrl-C is for the bench, which then ends it in order.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::{Figures, Options, connect_from};
+use crate::bench::report::percentile;
 
 /// Connect, echo, close, in `streams` threads: how many per second.
 pub(super) fn rate(options: &Options) -> Result<Figures> {
@@ -48,6 +49,18 @@ fn once(address: SocketAddr, number: usize) -> Result<()> {
     stream.write_all(&buffer)?;
     stream.read_exact(&mut buffer)?;
     Ok(())
+}
+
+/// From connecting to the answer to the first bytes, on one new connection after the other, in microseconds.
+pub(super) fn first(options: &Options) -> Result<Figures> {
+    let mut times = Vec::with_capacity(options.count);
+    for number in 0..options.count {
+        let start = Instant::now();
+        once(options.address, number)?;
+        times.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(Figures::from([("p50_us", percentile(&times, 0.50)), ("samples", times.len() as f64)]))
 }
 
 /// Opens connections, uses each once, prints how long that took, and keeps them until standard

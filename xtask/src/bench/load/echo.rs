@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::{Figures, Options, bulk, connect};
+use crate::bench::amount::Amount;
 use crate::bench::report::percentile;
 
-const WARM_UP: usize = 50;
+/// Round trips before those that count: at most so many, and not for longer than this.
+const WARM_UP: (usize, Duration) = (50, Duration::from_millis(500));
 /// Between two round trips beside a download.
 const PACE: Duration = Duration::from_millis(3);
 /// After so many bytes everything between the two ends has filled.
@@ -20,9 +22,7 @@ const FULL: u64 = 16 * 1024 * 1024;
 /// Round trips on a connection that nothing disturbs, in microseconds.
 pub(super) fn idle(options: &Options) -> Result<Figures> {
     let mut stream = connect(options.address)?;
-    for _ in 0..WARM_UP {
-        round_trip(&mut stream)?;
-    }
+    warm_up(&mut stream)?;
     let end = Instant::now() + Duration::from_secs_f64(options.seconds);
     let mut times = Vec::with_capacity(options.count);
     while times.len() < options.count && Instant::now() < end {
@@ -36,18 +36,16 @@ pub(super) fn idle(options: &Options) -> Result<Figures> {
 /// One every few milliseconds: back to back, the quick ones would outnumber the slow ones.
 pub(super) fn beside_a_download(options: &Options, source: SocketAddr) -> Result<Figures> {
     let mut stream = connect(options.address)?;
-    for _ in 0..WARM_UP {
-        round_trip(&mut stream)?;
-    }
-    let download = bulk::Download::begin(source, options.bytes)?;
+    warm_up(&mut stream)?;
+    let download = bulk::Download::begin(source, options.amount(1))?;
     let progress = Progress::default();
     let (times, received) = thread::scope(|scope| {
         let download = scope.spawn(|| {
-            let received = download.finish(&progress.received);
+            let received = download.finish(&progress.received, &progress.over);
             progress.over.store(true, Ordering::Relaxed);
             received
         });
-        let times = while_it_runs(&mut stream, &progress, options.bytes);
+        let times = while_it_runs(&mut stream, &progress, options.amount(1));
         (times, download.join().unwrap_or_else(|_| bail!("the download's thread failed")))
     });
     received?;
@@ -65,22 +63,35 @@ struct Progress {
     over: AtomicBool,
 }
 
-fn while_it_runs(stream: &mut TcpStream, progress: &Progress, bytes: u64) -> Result<Vec<f64>> {
-    let running = |from: u64| {
-        let received = progress.received.load(Ordering::Relaxed);
-        !progress.over.load(Ordering::Relaxed) && (from..bytes).contains(&received)
+fn while_it_runs(stream: &mut TcpStream, progress: &Progress, amount: Amount) -> Result<Vec<f64>> {
+    let start = Instant::now();
+    let over = || progress.over.load(Ordering::Relaxed);
+    // A timed download has filled everything when a quarter of its time is over.
+    let full = || match amount {
+        Amount::Bytes(bytes) => progress.received.load(Ordering::Relaxed) >= FULL.min(bytes / 4),
+        Amount::For(time) => start.elapsed() >= time / 4,
     };
-    let full = FULL.min(bytes / 4);
-    while !running(full) && !progress.over.load(Ordering::Relaxed) {
+    while !full() && !over() {
         thread::sleep(PACE);
     }
     let mut times = Vec::new();
-    while running(full) {
+    while !over() {
         let start = Instant::now();
         times.push(round_trip(stream)?);
         thread::sleep(PACE.saturating_sub(start.elapsed()));
     }
     Ok(times)
+}
+
+fn warm_up(stream: &mut TcpStream) -> Result<()> {
+    let start = Instant::now();
+    for _ in 0..WARM_UP.0 {
+        round_trip(stream)?;
+        if start.elapsed() > WARM_UP.1 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn figures(mut times: Vec<f64>) -> Figures {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::setpriority_process;
 use rustix::thread::set_current_timer_slack;
 use tun_rs::SyncDevice;
 
@@ -19,6 +20,8 @@ use super::settings::Settings;
 
 /// The largest packet that a TUN device gives.
 const LARGEST: usize = 65_536;
+/// As `nice` counts.
+const PRIORITY: i32 = -15;
 /// Packets read before due ones are looked for again.
 const BATCH: usize = 64;
 /// New settings are noticed within this.
@@ -54,6 +57,8 @@ impl Control {
 
 /// Carries packets both ways, until a device fails.
 pub(super) fn run(near: &SyncDevice, far: &SyncDevice, control: &Control) -> Result<()> {
+    // A busy machine must not make the link slower: its threads sleep most of the time, and go first when they wake.
+    setpriority_process(None, PRIORITY)?;
     near.set_nonblocking(true)?;
     far.set_nonblocking(true)?;
     thread::scope(|scope| {
