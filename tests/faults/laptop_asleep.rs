@@ -34,7 +34,7 @@ fn connections_go_on_after_sleep() {
         let first = echoes.first_answer(stopped).saturating_duration_since(woken);
         let all = echoes.all_answered(woken) - woken;
         println!("asleep for {:?}: first answer {first:?}, last {all:?} after waking", woken - stopped);
-        [Took::new("a new dial after waking", dialled, DIAL)]
+        [Took::new("a new dial", dialled, DIAL)]
     });
     let (up, down) = transfers.finish();
     println!("{up} uploads and {down} downloads whole");

@@ -71,7 +71,7 @@ fn each_missing_right_is_named_with_a_role_that_would_do() {
                     exited.stderr
                 );
             }
-            [Took::new(format!("{verb} {resource} was missed"), exited.took, Duration::from_secs(3))]
+            [Took::new(format!("{verb} {resource} was named"), exited.took, Duration::from_secs(3))]
         });
     }
 }
