@@ -61,22 +61,29 @@ pub(crate) fn build_server() -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// Builds a package of this workspace as a static program; gives its path.
+/// Builds a package of this workspace as a static program for this machine; gives its path.
 pub(crate) fn build_static(package: &str, profile: &str) -> Result<PathBuf> {
+    build_static_for(STATIC_TARGET, package, profile)
+}
+
+/// Builds a package of this workspace as a static program; gives its path.
+pub(crate) fn build_static_for(target: &str, package: &str, profile: &str) -> Result<PathBuf> {
     let installed = shell::output(Command::new("rustup").args(["target", "list", "--installed"]))?;
-    if !installed.lines().any(|line| line == STATIC_TARGET) {
-        shell::run(Command::new("rustup").args(["target", "add", STATIC_TARGET]))?;
+    if !installed.lines().any(|line| line == target) {
+        shell::run(Command::new("rustup").args(["target", "add", target]))?;
     }
-    step(&format!("build {package} ({STATIC_TARGET}, profile {profile})"), || {
+    step(&format!("build {package} ({target}, profile {profile})"), || {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
         build.current_dir(paths::root());
         build.args(["build", "--quiet", "--package", package, "--profile", profile]);
-        build.args(["--target", STATIC_TARGET]);
+        build.args(["--target", target]);
+        // The toolchain's own linker links for any processor what brings no C of its own.
+        build.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
         shell::run(&mut build)
     })?;
     let folder = if profile == "dev" { "debug" } else { profile };
-    Ok(paths::target().join(STATIC_TARGET).join(folder).join(package))
+    Ok(paths::target().join(target).join(folder).join(package))
 }
 
 /// Writes an image as a docker-archive: equal programs give equal bytes.

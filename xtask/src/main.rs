@@ -5,6 +5,7 @@ mod cluster;
 mod demo;
 mod image;
 mod paths;
+mod plugin;
 mod shell;
 mod test;
 
@@ -26,6 +27,8 @@ enum Command {
     Cluster(cluster::Options),
     /// Build the agent's image as an archive, without Docker.
     Image(image::Options),
+    /// Build the plugin with the agent inside.
+    Plugin(plugin::Options),
     /// Everything that must hold before a change lands.
     Test(test::Options),
     /// Show the main job on a real cluster.
@@ -51,6 +54,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Cluster(options) => cluster::run(options),
         Command::Image(options) => image::run(&options),
+        Command::Plugin(options) => plugin::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),

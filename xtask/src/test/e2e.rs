@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::cargo;
 use super::runner::{Count, Runner};
+use crate::plugin::{self, Processor};
 use crate::shell::say;
 use crate::{cluster, image, paths};
 
@@ -49,6 +50,8 @@ fn prepare(runner: &Runner) -> Result<PathBuf> {
 pub(crate) fn build_plugin(runner: &Runner) -> Result<PathBuf> {
     let mut build = cargo();
     build.args(["build", "--package", "kubectl-relay", "--profile", "fast"]);
+    // The agent for this machine is the one that the tests start.
+    build.env(plugin::AGENTS, plugin::pack_agents(&[Processor::Amd64])?);
     runner.run(&mut build).context("build the plugin")?;
     Ok(paths::target().join("fast/kubectl-relay"))
 }
