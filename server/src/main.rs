@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use futures_util::future::select_all;
 use relay_dial::Resolver;
 use relay_server::agent::{Agent, Exit};
 use relay_server::settings::{Limits, Settings};
@@ -15,6 +16,16 @@ use tracing::{error, info, warn};
 /// what they are filled with.
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
+/// What asks the agent to end: the stop signal is the image's, and the agent may run under somebody else's.
+const STOP: [SignalKind; 6] = [
+    SignalKind::terminate(),
+    SignalKind::interrupt(),
+    SignalKind::quit(),
+    SignalKind::hangup(),
+    SignalKind::user_defined1(),
+    SignalKind::window_change(),
+];
 
 fn main() -> ExitCode {
     let settings = match Settings::parse(std::env::args().skip(1)) {
@@ -47,7 +58,7 @@ async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     for argument in &settings.unknown {
         warn!(argument, "unknown argument skipped");
     }
-    let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let signals = STOP.iter().map(|kind| signal(*kind)).collect::<Result<Vec<_>, _>>()?;
     let listeners = listen::bind(settings.port)
         .await
         .with_context(|| format!("cannot listen on port {} of the loopback address", settings.port))?;
@@ -55,7 +66,7 @@ async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         info!(version = env!("CARGO_PKG_VERSION"), "listening on {}", listener.local_addr()?);
     }
     let agent = Agent::new(listeners, settings, Limits::default(), Resolver::from_system())?;
-    match agent.run(first(terminate, interrupt)).await {
+    match agent.run(first(signals)).await {
         Exit::Idle => info!("ending: nothing to do for {:?}", settings.idle.unwrap_or_default()),
         Exit::Stopped => info!("ending: told to"),
         Exit::Goodbye => info!("ending: the client said goodbye"),
@@ -71,9 +82,7 @@ fn raise_file_limit() {
     }
 }
 
-async fn first(mut one: Signal, mut other: Signal) {
-    tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
-    }
+/// Returns when one of them has come.
+async fn first(mut signals: Vec<Signal>) {
+    select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
 }

@@ -84,9 +84,10 @@ async fn misuse_and_failure_have_their_codes() {
 }
 
 #[tokio::test]
-async fn sigterm_lets_open_streams_finish() {
+async fn any_images_stop_signal_lets_open_streams_finish() {
     let target = echo().await;
-    for signal in ["TERM", "INT"] {
+    // nginx has QUIT, httpd WINCH.
+    for signal in ["TERM", "INT", "QUIT", "WINCH", "USR1", "HUP"] {
         let mut agent = Process::with("").await;
         let mut client = agent.connect().await;
         client.write_all(&header(Tcp, "127.0.0.1", target.port())).await.unwrap();
