@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     agent::{
+        embedded::embedded,
         identity::Owner,
         jobs::Jobs,
         launch::Launcher,
@@ -145,6 +146,9 @@ async fn forward_all(
         output.note(note);
     }
 
+    let mut pods: Vec<_> = forwards.iter().filter_map(|forward| forward.pods.clone()).collect();
+    pods.dedup();
+    let targets = (config.namespace.clone(), pods);
     let namespace = settings.agent.namespace.clone().unwrap_or(config.namespace);
     let jobs = Jobs::new(&access, &namespace, settings.cluster.request_timeout);
     let owner = Owner::of_this_process(&config.user);
@@ -156,6 +160,9 @@ async fn forward_all(
         jobs: jobs.clone(),
         timeout: settings.pod_running_timeout,
         output: Arc::clone(&output),
+        embedded: embedded(),
+        targets,
+        borrowed: Arc::default(),
     };
     let (supervisor, supervised) = Supervisor::new(launcher, settings.session.clone(), network::changes());
     let tasks = TaskTracker::new();

@@ -23,7 +23,7 @@ pub use namespace::Namespace;
 pub use pace::{Took, in_time};
 pub use path::{Path, this_machine};
 pub use relay::{Event, Exited, Relay, Signal};
-pub use rights::{documented_rules, with_verbs, without};
+pub use rights::{documented_rules, documented_rules_of, with_verbs, without};
 pub use traffic::{
     connect, connect_from, download, download_watched, echo_once, half_close, http_get, receive_pattern,
     send_pattern, udp_echo, upload, wait_until,

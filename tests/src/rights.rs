@@ -6,7 +6,12 @@ use crate::kubectl::kubectl;
 
 /// The rules of the documented Role.
 pub fn documented_rules() -> Vec<Value> {
-    let path = crate::repository("manifests/role.yaml");
+    documented_rules_of("manifests/role.yaml")
+}
+
+/// The rules of the Role in a file of the repository.
+pub fn documented_rules_of(manifest: &str) -> Vec<Value> {
+    let path = crate::repository(manifest);
     let file = kubectl(&["create", "--dry-run=client", "-o", "json", "-f", path.to_str().unwrap()]);
     let mut documents = serde_json::Deserializer::from_str(&file).into_iter::<Value>().map(Result::unwrap);
     let role = documents.find(|document| document["kind"] == "Role").expect("a Role in the file");

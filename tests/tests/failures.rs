@@ -75,7 +75,8 @@ fn a_cluster_that_does_not_answer_is_named() {
 fn an_image_that_can_not_be_pulled_is_said_and_waited_for() {
     let namespace = Namespace::new("image", &[]);
     let image = "--server.image=relay.test/no-such-image:1";
-    let args = ["-n", namespace.name(), image, "--pod-running-timeout=8s", WEB, ":80"];
+    let only = "--agent-source=image";
+    let args = ["-n", namespace.name(), only, image, "--pod-running-timeout=8s", WEB, ":80"];
     in_time(|| {
         // The runtime itself takes a moment to find out.
         let (took, exited) = said(&args, "relay.test/no-such-image:1", SOON * 2);
@@ -87,7 +88,8 @@ fn an_image_that_can_not_be_pulled_is_said_and_waited_for() {
 #[test]
 fn an_image_that_no_runtime_could_use_ends_the_run_at_once() {
     let namespace = Namespace::new("image", &[]);
-    let args = ["-n", namespace.name(), "--server.image=Not/An:Image:Name", WEB, ":80"];
+    let only = "--agent-source=image";
+    let args = ["-n", namespace.name(), only, "--server.image=Not/An:Image:Name", WEB, ":80"];
     in_time(|| {
         let exited = fails(&args, 1, &["Not/An:Image:Name", "hint:"]);
         [Took::new("an unusable image ended the run", exited.took, SOON * 2)]

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 
-use super::spec::CONTAINER;
+use super::spec::{CONTAINER, VOLUME};
 use crate::cluster::ready::phase;
 
 /// Something that keeps the agent from running.
@@ -14,6 +14,17 @@ pub struct Trouble {
     pub hint: String,
     /// Waiting cannot help: the run ends at once.
     pub fatal: bool,
+    /// What could be changed about the agent, where that may help.
+    pub other: Option<Other>,
+}
+
+/// What another attempt could do differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Other {
+    /// This image cannot be had.
+    Image,
+    /// No node is such as was asked for.
+    Node,
 }
 
 /// How far a pod is.
@@ -35,7 +46,7 @@ pub fn of_pod(pod: &Pod) -> PodState {
     let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
     let inits = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
     let agent = containers.iter().find(|container| container.name == CONTAINER);
-    if let Some(ended) = agent.and_then(ended) {
+    if let Some(ended) = agent.and_then(|agent| ended(agent, is_carried(pod))) {
         return PodState::Ended(ended);
     }
     if phase(pod) == "Failed" || phase(pod) == "Succeeded" {
@@ -52,6 +63,7 @@ pub fn of_pod(pod: &Pod) -> PodState {
                 hint: "find out who deletes pods in this namespace, or use another with --server.namespace"
                     .into(),
                 fatal: true,
+                other: None,
             });
         }
         (false, false) => {}
@@ -67,7 +79,10 @@ fn waiting(container: &ContainerStatus) -> Option<Trouble> {
     let image = &container.image;
     let pull_hint = "name an image that the nodes can pull with --server.image, with --server.pull-secret if it \
                      needs credentials";
-    let trouble = |what: String, hint: &str, fatal| Some(Trouble { what, hint: hint.into(), fatal });
+    let trouble =
+        |what: String, hint: &str, fatal| Some(Trouble { what, hint: hint.into(), fatal, other: None });
+    let no_image =
+        |trouble: Option<Trouble>| trouble.map(|trouble| Trouble { other: Some(Other::Image), ..trouble });
     let reason = match waiting.reason.as_deref().unwrap_or_default() {
         // Some runtimes find out only when they pull.
         "ErrImagePull" | "ImagePullBackOff" if message.contains("invalid reference format") => {
@@ -77,18 +92,18 @@ fn waiting(container: &ContainerStatus) -> Option<Trouble> {
     };
     match reason {
         "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" => {
-            trouble(format!("the image {image} cannot be pulled{said}"), pull_hint, false)
+            no_image(trouble(format!("the image {image} cannot be pulled{said}"), pull_hint, false))
         }
-        "InvalidImageName" => trouble(
+        "InvalidImageName" => no_image(trouble(
             format!("the image name {image} is not valid{said}"),
             "write it as REGISTRY/NAME:TAG with --server.image",
             true,
-        ),
-        "ErrImageNeverPull" => trouble(
+        )),
+        "ErrImageNeverPull" => no_image(trouble(
             format!("the image {image} is not on the node, and the pull policy is Never{said}"),
             "load it onto the nodes, or let it be pulled by patching imagePullPolicy",
             true,
-        ),
+        )),
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => trouble(
             format!("the agent's container cannot be made from {image}{said}"),
             "check the image with --server.image, and the patch if you gave one",
@@ -103,7 +118,13 @@ fn waiting(container: &ContainerStatus) -> Option<Trouble> {
     }
 }
 
-fn ended(container: &ContainerStatus) -> Option<Trouble> {
+/// Whether the agent's program comes from a ConfigMap.
+fn is_carried(pod: &Pod) -> bool {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    volumes.iter().any(|volume| volume.name == VOLUME)
+}
+
+fn ended(container: &ContainerStatus, carried: bool) -> Option<Trouble> {
     let ended = container.state.as_ref()?.terminated.as_ref()?;
     let message = one_line(ended.message.as_deref().unwrap_or_default());
     let said = if message.is_empty() { String::new() } else { format!(": {message}") };
@@ -121,9 +142,12 @@ fn ended(container: &ContainerStatus) -> Option<Trouble> {
     };
     let hint = match ended.reason.as_deref() {
         Some("OOMKilled") => "give it more memory with --server.limits memory=256Mi",
+        _ if carried => {
+            "start it under another image with --server.image, or from an image of its own with --agent-source image"
+        }
         _ => "check that --server.image is an agent of this version, made for the node's architecture",
     };
-    Some(Trouble { what, hint: hint.into(), fatal: true })
+    Some(Trouble { what, hint: hint.into(), fatal: true, other: None })
 }
 
 fn pod_failed(pod: &Pod) -> Trouble {
@@ -135,6 +159,7 @@ fn pod_failed(pod: &Pod) -> Trouble {
         what: format!("the agent's pod is over ({reason}){said}"),
         hint: "run the command again; kubectl get events says more".into(),
         fatal: true,
+        other: None,
     }
 }
 
@@ -149,13 +174,16 @@ fn unschedulable(pod: &Pod) -> Option<Trouble> {
         what: format!("no node takes the agent's pod: {message}"),
         hint: "steer it with --server.node-selector, --server.toleration or --server.requests".into(),
         fatal: false,
+        // The scheduler's words for nodes whose labels do not fit; older ones leave "Pod's" out.
+        other: message.contains("node affinity/selector").then_some(Other::Node),
     })
 }
 
 /// Reads an event of the agent's Job or pod.
 pub fn of_event(event: &Event) -> Option<Trouble> {
     let message = one_line(event.message.as_deref().unwrap_or_default());
-    let trouble = |what: String, hint: &str, fatal| Some(Trouble { what, hint: hint.into(), fatal });
+    let trouble =
+        |what: String, hint: &str, fatal| Some(Trouble { what, hint: hint.into(), fatal, other: None });
     match event.reason.as_deref().unwrap_or_default() {
         "FailedCreate" if message.contains("exceeded quota") => trouble(
             format!("a quota leaves no room for the agent's pod: {}", after_forbidden(&message)),
@@ -233,6 +261,7 @@ mod tests {
         let PodState::Waiting(Some(trouble)) = state else { panic!("{state:?}") };
         assert_eq!(trouble.what, "the image r/i:1 cannot be pulled: not found");
         assert!(!trouble.fatal);
+        assert_eq!(trouble.other, Some(Other::Image));
     }
 
     #[test]
@@ -261,6 +290,25 @@ mod tests {
             "no node takes the agent's pod: 0/1 nodes are available: 1 Insufficient cpu."
         );
         assert!(!trouble.fatal);
+    }
+
+    #[test]
+    fn a_pod_that_fits_no_nodes_labels_may_fit_with_others() {
+        let message = "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.";
+        let state = of_pod(&pod(json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]})));
+        let PodState::Waiting(Some(trouble)) = state else { panic!("{state:?}") };
+        assert_eq!(trouble.other, Some(Other::Node));
+    }
+
+    #[test]
+    fn a_carried_agent_that_ends_is_not_blamed_on_its_image() {
+        let mut pod =
+            container(json!({"terminated": {"exitCode": 126, "reason": "Error", "message": "launcher: no"}}));
+        pod.spec = serde_json::from_value(json!({"containers": [], "volumes": [{"name": VOLUME}]})).unwrap();
+        let PodState::Ended(trouble) = of_pod(&pod) else { panic!("it has ended") };
+        assert_eq!(trouble.what, "the agent ended with exit code 126: launcher: no");
+        assert!(trouble.hint.starts_with("start it under another image"), "{}", trouble.hint);
     }
 
     #[test]

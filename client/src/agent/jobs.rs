@@ -1,9 +1,10 @@
-//! The Jobs that this run has made: none is left behind, not even one whose creation was still on its way.
+//! The Jobs that this run has made, and the ConfigMaps of those that bring their own program: none is left behind, not
+//! even one whose creation was still on its way.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::{batch::v1::Job, core::v1::ConfigMap};
 use kube::{
     Api,
     api::{DeleteParams, ListParams, PostParams},
@@ -11,7 +12,10 @@ use kube::{
 use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::identity::Owner;
+use super::{
+    embedded::owned_by,
+    identity::{MANAGED_BY, Owner},
+};
 use crate::cluster::{
     access::Access,
     api::{ApiError, Call, made},
@@ -27,10 +31,25 @@ const CREATION_GRACE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Jobs {
     api: Api<Job>,
+    config_maps: Api<ConfigMap>,
     namespace: String,
     limit: Duration,
-    /// Each with a token that is cancelled when its creation has ended, one way or the other.
-    made: Arc<Mutex<BTreeMap<String, CancellationToken>>>,
+    made: Arc<Mutex<BTreeMap<String, Made>>>,
+}
+
+/// What was created, or is being created, under one name.
+#[derive(Clone)]
+struct Made {
+    /// Cancelled when the creation has ended, one way or the other.
+    created: CancellationToken,
+    has_config_map: bool,
+}
+
+/// A creation that did not work out.
+struct NotMade {
+    error: Box<ApiError>,
+    /// The Job is there all the same.
+    has_job: bool,
 }
 
 impl Jobs {
@@ -38,62 +57,107 @@ impl Jobs {
     pub fn new(access: &Access, namespace: &str, limit: Duration) -> Self {
         Self {
             api: Api::namespaced(access.client(), namespace),
+            config_maps: Api::namespaced(access.client(), namespace),
             namespace: namespace.into(),
             limit,
             made: Arc::default(),
         }
     }
 
+    /// `--request-timeout`.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
     fn call(&self, verb: &'static str) -> Call {
         Call::new(verb, "batch", "jobs", &self.namespace)
     }
 
-    /// Creates a Job. The creation goes on when the caller stops waiting, so that it can be undone.
+    fn config_map_call(&self, verb: &'static str) -> Call {
+        Call::new(verb, "", "configmaps", &self.namespace)
+    }
+
+    /// Creates a Job, and then the ConfigMap that it is to own, if it needs one: what is owned cannot outlive its owner,
+    /// whatever becomes of this run, and the pod waits for it. The creation goes on when the caller stops waiting, so
+    /// that it can be undone.
     ///
     /// # Errors
-    /// What the API server says.
-    pub async fn create(&self, job: Job) -> Result<(), ApiError> {
+    /// What the API server says. The Job may be there all the same.
+    pub async fn create(&self, job: Job, config_map: Option<ConfigMap>) -> Result<(), ApiError> {
         let name = job.metadata.name.clone().unwrap_or_default();
+        let has_config_map = config_map.is_some();
         let (sender, answer) = tokio::sync::oneshot::channel();
         let (this, created) = (self.clone(), CancellationToken::new());
         // Known before it is under way: the caller may stop waiting at any time.
-        self.made.lock().await.insert(name.clone(), created.clone());
+        let made = Made { created: created.clone(), has_config_map };
+        self.made.lock().await.insert(name.clone(), made);
         tokio::spawn(async move {
             let _ended = created.drop_guard();
-            let params = PostParams { field_manager: Some("kubectl-relay".into()), ..PostParams::default() };
-            let created = made(this.call("create"), this.limit, this.api.create(&params, &job));
             // Nobody waits any more when the run is ending.
-            let _ = sender.send(created.await.map(drop));
+            let _ = sender.send(this.create_both(&job, config_map).await);
         });
-        let answer = answer.await.unwrap_or_else(|_| {
-            Err(ApiError::Other { call: self.call("create"), message: "the run is ending".into() })
-        });
-        if answer.as_ref().is_err_and(|error| !error.is_transient()) {
-            self.made.lock().await.remove(&name);
+        let ending = || ApiError::Other { call: self.call("create"), message: "the run is ending".into() };
+        match answer.await.unwrap_or_else(|_| Err(NotMade { error: ending().into(), has_job: false })) {
+            Ok(()) => Ok(()),
+            Err(NotMade { error, has_job }) => {
+                if !has_job && !error.is_transient() {
+                    self.made.lock().await.remove(&name);
+                }
+                Err(*error)
+            }
         }
-        answer
     }
 
-    /// Removes a Job with its pod. One that is gone already counts as removed; one that may still come is waited for,
-    /// for as long as its creation takes. Cancellation safe.
+    async fn create_both(&self, job: &Job, config_map: Option<ConfigMap>) -> Result<(), NotMade> {
+        let created = made(self.call("create"), self.limit, self.api.create(&params(), job)).await;
+        let job = created.map_err(|error| NotMade { error: error.into(), has_job: false })?.metadata;
+        let Some(mut config_map) = config_map else { return Ok(()) };
+        let owner = owned_by(&job.name.unwrap_or_default(), &job.uid.unwrap_or_default());
+        config_map.metadata.owner_references = Some(owner);
+        let params = params();
+        let created = self.config_maps.create(&params, &config_map);
+        let created = made(self.config_map_call("create"), self.limit, created).await;
+        created.map(drop).map_err(|error| NotMade { error: error.into(), has_job: true })
+    }
+
+    /// Asks whether a ConfigMap might be created, without creating any.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn may_have_config_maps(&self, config_map: &ConfigMap) -> Result<(), ApiError> {
+        let params = PostParams { dry_run: true, ..params() };
+        made(self.config_map_call("create"), self.limit, self.config_maps.create(&params, config_map))
+            .await
+            .map(drop)
+    }
+
+    /// Removes a Job with its pod and its ConfigMap. One that is gone already counts as removed; one that may still come
+    /// is waited for, for as long as its creation takes. Cancellation safe.
     ///
     /// # Errors
     /// What the API server says.
     pub async fn remove(&self, name: &str) -> Result<(), ApiError> {
-        let creation = self.made.lock().await.get(name).cloned();
-        let is_removed = match creation {
-            Some(creation) if timeout(CREATION_GRACE, creation.cancelled()).await.is_err() => {
+        let made = self.made.lock().await.get(name).cloned();
+        let has_config_map = made.as_ref().is_some_and(|made| made.has_config_map);
+        let is_removed = match made {
+            Some(Made { created, .. }) if timeout(CREATION_GRACE, created.cancelled()).await.is_err() => {
                 let was_there = self.delete(name).await?;
                 if !was_there {
-                    creation.cancelled().await;
+                    created.cancelled().await;
                 }
                 was_there
             }
             _ => false,
         };
-        if !is_removed {
-            self.delete(name).await?;
-        }
+        let job = async { if is_removed { Ok(true) } else { self.delete(name).await } };
+        let config_map = async {
+            if has_config_map && let Err(error) = self.delete_config_map(name).await {
+                // Without its owner it goes by itself, a little later.
+                tracing::info!(%error, name, "the agent's ConfigMap is left to the cluster");
+            }
+        };
+        let (removed, ()) = tokio::join!(job, config_map);
+        removed?;
         self.made.lock().await.remove(name);
         Ok(())
     }
@@ -101,11 +165,12 @@ impl Jobs {
     /// Whether there was such a Job.
     async fn delete(&self, name: &str) -> Result<bool, ApiError> {
         let call = self.call("delete").on(name);
-        match made(call, self.limit, self.api.delete(name, &DeleteParams::background())).await {
-            Ok(_) => Ok(true),
-            Err(ApiError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+        gone(made(call, self.limit, self.api.delete(name, &DeleteParams::background())).await)
+    }
+
+    async fn delete_config_map(&self, name: &str) -> Result<bool, ApiError> {
+        let call = self.config_map_call("delete").on(name);
+        gone(made(call, self.limit, self.config_maps.delete(name, &DeleteParams::default())).await)
     }
 
     /// Removes every Job of this run, all at once: none waits for the creation of another.
@@ -132,6 +197,19 @@ impl Jobs {
             removed += 1;
         }
         Ok(removed)
+    }
+}
+
+fn params() -> PostParams {
+    PostParams { field_manager: Some(MANAGED_BY.1.into()), ..PostParams::default() }
+}
+
+/// Whether there was anything to remove.
+fn gone<T>(answer: Result<T, ApiError>) -> Result<bool, ApiError> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(ApiError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,26 +1,25 @@
-//! From nothing to a running agent: creates the Job, watches its pod and the events, says what is in the way.
+//! From nothing to a running agent: from its image, or from this plugin when no image of it can be had.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::{Api, api::ListParams, runtime::watcher};
-use tokio::{sync::watch, time::Instant};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::ListParams};
+use tokio::sync::Mutex;
 
 use super::{
-    diagnosis::{self, PodState, Trouble},
+    attempt::Attempt,
+    borrow::{Borrowed, images_in_use},
+    diagnosis::{self, Other, PodState, Trouble},
+    embedded::{self, Embedded},
     identity::{Owner, job_name},
     jobs::Jobs,
     patch::PatchError,
-    spec,
+    spec::Program,
 };
 use crate::{
-    cli::settings::AgentSettings,
-    cluster::{
-        access::Access,
-        api::{ApiError, Call},
-        follow::{Follow, Snapshot},
-    },
+    cli::{args::AgentSource, settings::AgentSettings},
+    cluster::{access::Access, api::ApiError, follow::Follow, resolve::TargetPods},
     output::Output,
 };
 
@@ -44,6 +43,12 @@ pub struct Launcher {
     pub timeout: Duration,
     /// Where troubles are told.
     pub output: Arc<Output>,
+    /// The agents that this plugin carries.
+    pub embedded: Vec<Embedded>,
+    /// The targets' namespace and pods: their images are those that the cluster surely has.
+    pub targets: (String, Vec<TargetPods>),
+    /// The images that a carried agent was started under: the next ones are started so too.
+    pub borrowed: Arc<Mutex<Vec<Borrowed>>>,
 }
 
 /// A running agent.
@@ -56,7 +61,7 @@ pub struct Running {
     pub uid: String,
     /// Where it runs.
     pub node: Option<String>,
-    pods: Follow<Pod>,
+    pub(super) pods: Follow<Pod>,
 }
 
 /// An agent that does not come to run.
@@ -103,6 +108,12 @@ pub enum LaunchError {
         /// What the last attempt said.
         reason: Option<String>,
     },
+    /// There is no agent in this plugin.
+    #[error("this plugin was built without an agent inside")]
+    NotEmbedded,
+    /// There is no image for an agent without one.
+    #[error("no pod runs in namespace \"{0}\" whose image the agent could be started under")]
+    NoImage(String),
     /// The system gives no random numbers.
     #[error("the system has no randomness to give: {0}")]
     Random(#[from] getrandom::Error),
@@ -135,6 +146,13 @@ impl LaunchError {
             Self::Unreached { .. } => {
                 "try --transport spdy or --transport websocket; -v=4 shows the attempts".into()
             }
+            Self::NotEmbedded => {
+                "build it with `cargo xtask plugin`, or use --agent-source image with an image that the nodes can pull"
+                    .into()
+            }
+            Self::NoImage(_) => {
+                "name any image that the nodes have or can pull: --agent-source embedded --server.image IMAGE".into()
+            }
             Self::Random(_) => "wait until the system has started completely".into(),
         }
     }
@@ -165,32 +183,109 @@ impl Launcher {
     /// # Errors
     /// See [`LaunchError`].
     pub async fn launch(&self, avoid: Option<&str>) -> Result<Running, LaunchError> {
-        let name = job_name()?;
-        let job = spec::job(&name, &self.namespace, &self.settings, &self.owner, avoid)?;
-        let pods = Follow::start(
-            &self.access,
-            Api::namespaced(self.access.client(), &self.namespace),
-            watcher::Config::default().labels(&format!("job-name={name}")),
-            Call::new("list", "", "pods", &self.namespace),
-        );
-        let events = self.events("Job", &name);
-
-        let launched = async {
-            self.jobs.create(job).await?;
-            self.wait(&pods, &events).await
-        };
-        match launched.await {
-            Ok(Placed { pod, uid, node }) => Ok(Running { job: name, pod, uid, node, pods }),
-            Err(error) => {
-                let removed = tokio::time::timeout(Duration::from_secs(5), self.jobs.remove(&name)).await;
-                if let Ok(Err(remove)) = removed
-                    && !matches!(error, LaunchError::Api(_))
-                {
-                    self.output.warning(&remove.to_string(), Some(&remove.hint()));
-                }
-                Err(error)
+        let has_fallen_back = !self.borrowed.lock().await.is_empty();
+        match self.settings.source {
+            AgentSource::Auto if self.embedded.is_empty() => self.start_image(avoid).await,
+            AgentSource::Auto if !has_fallen_back => self.start_either(avoid).await,
+            AgentSource::Image => self.start_image(avoid).await,
+            AgentSource::Embedded | AgentSource::Auto => {
+                let images = self.images().await?;
+                self.start_embedded(&images, avoid).await
             }
         }
+    }
+
+    async fn start_image(&self, avoid: Option<&str>) -> Result<Running, LaunchError> {
+        Attempt::start(self, Program::Image, avoid).await?.run(&[]).await
+    }
+
+    /// The image is given up for what this plugin carries as soon as it is known not to come, and not before it is known
+    /// that the other way is open.
+    async fn start_either(&self, avoid: Option<&str>) -> Result<Running, LaunchError> {
+        let mut attempt = Attempt::start(self, Program::Image, avoid).await?;
+        let trouble = match attempt.wait(&[Other::Image]).await {
+            Ok(placed) => return Ok(attempt.running(placed)),
+            Err(LaunchError::Trouble(trouble)) if trouble.other == Some(Other::Image) => trouble,
+            Err(error) => return Err(attempt.undo(error).await),
+        };
+        match self.images_if_allowed().await {
+            Ok(images) => {
+                self.output.note(&format!("{}; starting the agent that this plugin carries", trouble.what));
+                let undo = attempt.undo(LaunchError::Trouble(trouble));
+                tokio::join!(undo, self.start_embedded(&images, avoid)).1
+            }
+            Err(error) => {
+                let message =
+                    format!("the agent that this plugin carries cannot be started instead: {error}");
+                self.output.warning(&message, Some(&error.hint()));
+                attempt.run(&[]).await
+            }
+        }
+    }
+
+    /// Tries each image with each processor's program until the cluster has both. Which processor its nodes have is
+    /// seen by the scheduler, so that nobody needs a right to look at nodes.
+    async fn start_embedded(&self, images: &[Borrowed], avoid: Option<&str>) -> Result<Running, LaunchError> {
+        let mut failed = None;
+        for (place, embedded) in self.embedded.iter().enumerate() {
+            let has_next = place + 1 < self.embedded.len();
+            for (number, image) in images.iter().enumerate() {
+                let is_last = !has_next && number + 1 == images.len() && failed.is_none();
+                let until: &[Other] = match (has_next, is_last) {
+                    (true, _) => &[Other::Image, Other::Node],
+                    (false, false) => &[Other::Image],
+                    (false, true) => &[],
+                };
+                if let Some(of) = &image.of {
+                    tracing::info!(
+                        image = image.image,
+                        pod = of,
+                        embedded.processor,
+                        "an image in use is borrowed"
+                    );
+                }
+                let attempt = Attempt::start(self, Program::Carried(*embedded, image), avoid).await?;
+                match attempt.run(until).await {
+                    Err(LaunchError::Trouble(trouble)) if trouble.other == Some(Other::Image) => {
+                        failed = failed.or(Some(LaunchError::Trouble(trouble)));
+                    }
+                    Err(LaunchError::Trouble(trouble)) if trouble.other == Some(Other::Node) => break,
+                    Ok(running) => {
+                        *self.borrowed.lock().await = images.to_vec();
+                        return Ok(running);
+                    }
+                    Err(error) => return Err(failed.unwrap_or(error)),
+                }
+            }
+        }
+        Err(failed.unwrap_or(LaunchError::NotEmbedded))
+    }
+
+    /// Images that a carried agent can be started under.
+    async fn images(&self) -> Result<Vec<Borrowed>, LaunchError> {
+        if self.embedded.is_empty() {
+            return Err(LaunchError::NotEmbedded);
+        }
+        if self.settings.source == AgentSource::Embedded
+            && let Some(image) = &self.settings.image
+        {
+            return Ok(vec![Borrowed { image: image.clone(), pull_secrets: vec![], node: None, of: None }]);
+        }
+        let targets = (self.targets.0.as_str(), self.targets.1.as_slice());
+        let images = images_in_use(&self.access, &self.namespace, targets, self.jobs.limit()).await?;
+        if !images.is_empty() {
+            return Ok(images);
+        }
+        // What was good before is on its node still.
+        let before = self.borrowed.lock().await.clone();
+        if before.is_empty() { Err(LaunchError::NoImage(self.namespace.clone())) } else { Ok(before) }
+    }
+
+    async fn images_if_allowed(&self) -> Result<Vec<Borrowed>, LaunchError> {
+        let probe = embedded::config_map(&job_name()?, &self.namespace, &self.owner, b"");
+        let allowed = async { Ok(self.jobs.may_have_config_maps(&probe).await?) };
+        let (images, ()) = tokio::try_join!(self.images(), allowed)?;
+        Ok(images)
     }
 
     /// Whether the API server answers now, whatever it says.
@@ -199,123 +294,6 @@ impl Launcher {
         let list = ListParams::default().labels("job-name=").limit(1);
         let answer = tokio::time::timeout(ANSWER, pods.list_metadata(&list)).await;
         matches!(answer, Ok(Ok(_) | Err(kube::Error::Api(_))))
-    }
-
-    fn events(&self, kind: &str, name: &str) -> Follow<Event> {
-        Follow::start(
-            &self.access,
-            Api::namespaced(self.access.client(), &self.namespace),
-            watcher::Config::default()
-                .fields(&format!("involvedObject.kind={kind},involvedObject.name={name}")),
-            Call::new("list", "", "events", &self.namespace),
-        )
-    }
-
-    async fn wait(&self, pods: &Follow<Pod>, job_events: &Follow<Event>) -> Result<Placed, LaunchError> {
-        let deadline = Instant::now() + self.timeout;
-        let mut watch = Watch {
-            pods: pods.subscribe(),
-            job_events: job_events.subscribe(),
-            pod_events: None,
-            told: HashSet::new(),
-            events_refused: false,
-        };
-        let mut pod_events: Option<Follow<Event>> = None;
-        let mut last = None;
-        loop {
-            let snapshot = pods.snapshot();
-            if let Some(error) = snapshot.error.filter(|error| !error.is_transient()) {
-                return Err(error.into());
-            }
-            let pod = snapshot.objects.values().next().cloned();
-            let state = pod.as_deref().map(diagnosis::of_pod);
-            if let (Some(PodState::Running), Some(pod)) = (&state, &pod) {
-                return Ok(Placed {
-                    pod: pod.metadata.name.clone().unwrap_or_default(),
-                    uid: pod.metadata.uid.clone().unwrap_or_default(),
-                    node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-                });
-            }
-            if pod_events.is_none()
-                && let Some(name) = pod.as_ref().and_then(|pod| pod.metadata.name.as_deref())
-            {
-                let follow = self.events("Pod", name);
-                watch.pod_events = Some(follow.subscribe());
-                pod_events = Some(follow);
-            }
-            let mut troubles = watch.troubles(&self.output, pod.is_some());
-            match state {
-                Some(PodState::Ended(trouble)) => return Err(LaunchError::Trouble(trouble)),
-                Some(PodState::Waiting(trouble)) => troubles.extend(trouble),
-                _ => {}
-            }
-            for trouble in troubles {
-                if trouble.fatal {
-                    return Err(LaunchError::Trouble(trouble));
-                }
-                // Kubernetes words one trouble in several ways; what to do about it stays the same.
-                if watch.told.insert(trouble.hint.clone()) {
-                    self.output.warning(&trouble.what, Some(&trouble.hint));
-                }
-                last = Some(trouble);
-            }
-            if tokio::time::timeout_at(deadline, watch.changed()).await.is_err() {
-                return Err(LaunchError::TimedOut { waited: self.timeout, trouble: last });
-            }
-        }
-    }
-}
-
-/// A pod that runs.
-struct Placed {
-    pod: String,
-    uid: String,
-    node: Option<String>,
-}
-
-struct Watch {
-    pods: watch::Receiver<Snapshot<Pod>>,
-    job_events: watch::Receiver<Snapshot<Event>>,
-    pod_events: Option<watch::Receiver<Snapshot<Event>>>,
-    told: HashSet<String>,
-    events_refused: bool,
-}
-
-impl Watch {
-    async fn changed(&mut self) {
-        let pod_events = async {
-            match &mut self.pod_events {
-                Some(events) => events.changed().await.is_ok(),
-                None => std::future::pending().await,
-            }
-        };
-        // A closed channel cannot be: the followers live as long as the wait.
-        tokio::select! {
-            _ = self.pods.changed() => {}
-            _ = self.job_events.changed() => {}
-            _ = pod_events => {}
-        }
-    }
-
-    /// What the events say. The Job's own complaints are over once there is a pod.
-    fn troubles(&mut self, output: &Output, has_pod: bool) -> Vec<Trouble> {
-        let job_events = self.job_events.borrow().clone();
-        if let Some(error) = job_events.error.filter(|error| !error.is_transient() && !self.events_refused) {
-            self.events_refused = true;
-            output.warning(
-                &format!("{error}; should a pod be refused, the reason will not show"),
-                Some(&error.hint()),
-            );
-        }
-        let pod_events = self.pod_events.as_ref().map(|events| Arc::clone(&events.borrow().objects));
-        let job_objects = (!has_pod).then_some(job_events.objects);
-        [job_objects, pod_events]
-            .into_iter()
-            .flatten()
-            .flat_map(|objects| {
-                objects.values().filter_map(|event| diagnosis::of_event(event)).collect::<Vec<_>>()
-            })
-            .collect()
     }
 }
 

@@ -7,17 +7,35 @@ use k8s_openapi::api::batch::v1::Job;
 use serde_json::{Value, json};
 
 use super::{
+    borrow::Borrowed,
+    embedded::{Embedded, FILE},
     identity::{MANAGED_BY, NAME, OWNER_LABEL, Owner, STARTED_BY},
     patch::{self, PatchError},
 };
-use crate::cli::{duration::show_duration, settings::AgentSettings};
+use crate::cli::{
+    duration::show_duration,
+    settings::{AgentSettings, default_image},
+};
 
 /// The agent's port on its pod's loopback.
 pub const AGENT_PORT: u16 = 9527;
 /// The agent's container in its pod.
 pub const CONTAINER: &str = "agent";
+/// The volume with a carried agent's program.
+pub const VOLUME: &str = "relay-agent";
+/// The agent's program in its container.
+const PROGRAM: &str = "/relay-server";
 /// The agent's buffers are made for this much memory.
 const MEMORY_LIMIT: &str = "128Mi";
+
+/// Where the agent's program comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum Program<'a> {
+    /// The agent's own image.
+    Image,
+    /// A ConfigMap with the Job's name, under somebody else's image.
+    Carried(Embedded, &'a Borrowed),
+}
 
 /// The Job for one agent.
 ///
@@ -29,15 +47,21 @@ pub fn job(
     settings: &AgentSettings,
     owner: &Owner,
     avoid: Option<&str>,
+    program: Program<'_>,
 ) -> Result<Job, PatchError> {
-    let mut template = default_template(settings);
-    if let Some(node) = avoid {
-        template["spec"]["affinity"] = elsewhere(node);
+    let mut template = default_template(settings, program);
+    let near = match program {
+        Program::Image => None,
+        Program::Carried(_, borrowed) => borrowed.node.as_deref(),
+    };
+    if let Some(affinity) = affinity(avoid, near) {
+        template["spec"]["affinity"] = affinity;
     }
     if let Some(user_patch) = &settings.patch {
         template = patch::apply(template, user_patch)?;
     }
     template = patch::apply(template, &required(settings, owner))?;
+    template = patch::apply(template, &required_program(name, settings, program))?;
     let job = json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -58,7 +82,8 @@ pub fn job(
     Ok(serde_json::from_value(job)?)
 }
 
-fn labels(owner: &Owner) -> BTreeMap<String, String> {
+/// Labels of everything that belongs to an agent.
+pub(super) fn labels(owner: &Owner) -> BTreeMap<String, String> {
     [(MANAGED_BY.0, MANAGED_BY.1), (NAME.0, NAME.1), (OWNER_LABEL, owner.label.as_str())]
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -66,7 +91,7 @@ fn labels(owner: &Owner) -> BTreeMap<String, String> {
 }
 
 /// What the user's patch may change.
-fn default_template(settings: &AgentSettings) -> Value {
+fn default_template(settings: &AgentSettings, program: Program<'_>) -> Value {
     let mut requests =
         BTreeMap::from([("cpu".to_owned(), "20m".to_owned()), ("memory".into(), "32Mi".into())]);
     requests.extend(settings.requests.clone());
@@ -96,8 +121,14 @@ fn default_template(settings: &AgentSettings) -> Value {
             "terminationMessagePolicy": "FallbackToLogsOnError",
         }],
     });
-    if !settings.pull_secrets.is_empty() {
-        spec["imagePullSecrets"] = settings.pull_secrets.iter().map(|name| json!({"name": name})).collect();
+    let borrowed = match program {
+        Program::Image => &[][..],
+        Program::Carried(_, borrowed) => &borrowed.pull_secrets,
+    };
+    let pull_secrets: Vec<_> =
+        settings.pull_secrets.iter().chain(borrowed).map(|name| json!({"name": name})).collect();
+    if !pull_secrets.is_empty() {
+        spec["imagePullSecrets"] = pull_secrets.into();
     }
     if !settings.node_selector.is_empty() {
         spec["nodeSelector"] = json!(settings.node_selector);
@@ -125,12 +156,19 @@ fn default_template(settings: &AgentSettings) -> Value {
     })
 }
 
-/// Any node but one, if there is another. The scheduler learns only after most of a minute that a node is gone.
-fn elsewhere(node: &str) -> Value {
-    json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
-        "weight": 100,
-        "preference": {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [node]}]},
-    }]}})
+/// Any node but one, if there is another: the scheduler learns only after most of a minute that a node is gone. And
+/// rather the node that has the image already.
+fn affinity(avoid: Option<&str>, near: Option<&str>) -> Option<Value> {
+    let term = |weight: u8, operator: &str, node: &str| {
+        json!({
+            "weight": weight,
+            "preference": {"matchFields": [{"key": "metadata.name", "operator": operator, "values": [node]}]},
+        })
+    };
+    let near = near.filter(|near| avoid != Some(*near)).map(|node| term(50, "In", node));
+    let terms: Vec<_> = avoid.map(|node| term(100, "NotIn", node)).into_iter().chain(near).collect();
+    let affinity = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": terms}});
+    (!terms.is_empty()).then_some(affinity)
 }
 
 /// What nothing may change: merged in after the user's patch.
@@ -148,8 +186,7 @@ fn required(settings: &AgentSettings, owner: &Owner) -> Value {
             "restartPolicy": "Never",
             "containers": [{
                 "name": CONTAINER,
-                "image": settings.image,
-                "command": ["/relay-server"],
+                "command": [PROGRAM],
                 "args": [
                     "--idle", seconds(settings.idle),
                     "--session-life", seconds(settings.session_life),
@@ -162,6 +199,33 @@ fn required(settings: &AgentSettings, owner: &Owner) -> Value {
             }],
         },
     })
+}
+
+/// The image, and what a carried program needs: a node that can run it, and its file where an image would have it.
+fn required_program(name: &str, settings: &AgentSettings, program: Program<'_>) -> Value {
+    match program {
+        Program::Image => {
+            let image = settings.image.clone().unwrap_or_else(default_image);
+            json!({"spec": {"containers": [{"name": CONTAINER, "image": image}]}})
+        }
+        Program::Carried(embedded, borrowed) => json!({"spec": {
+            // Nodes tell what they are by labels: so nobody has to be allowed to look at them.
+            "nodeSelector": {"kubernetes.io/os": "linux", "kubernetes.io/arch": embedded.processor},
+            "volumes": [{
+                "name": VOLUME,
+                "configMap": {"name": name, "defaultMode": 0o555, "items": [{"key": FILE, "path": FILE}]},
+            }],
+            "containers": [{
+                "name": CONTAINER,
+                "image": borrowed.image,
+                // The image's own may be closed to the agent's user.
+                "workingDir": "/",
+                "volumeMounts": [
+                    {"name": VOLUME, "mountPath": PROGRAM, "subPath": FILE, "readOnly": true},
+                ],
+            }],
+        }}),
+    }
 }
 
 #[cfg(test)]
@@ -179,8 +243,21 @@ mod tests {
 
     fn made(arguments: &[&str]) -> Value {
         let owner = Owner::new("jane", "laptop", "dev");
-        serde_json::to_value(job("relay-agent-1", "dev", &settings(arguments), &owner, None).unwrap())
-            .unwrap()
+        let job = job("relay-agent-1", "dev", &settings(arguments), &owner, None, Program::Image);
+        serde_json::to_value(job.unwrap()).unwrap()
+    }
+
+    fn carried(arguments: &[&str], avoid: Option<&str>) -> Value {
+        let borrowed = Borrowed {
+            image: "r/web:1".into(),
+            pull_secrets: vec!["theirs".into()],
+            node: Some("node-1".into()),
+            of: Some("web-1".into()),
+        };
+        let program = Program::Carried(Embedded { processor: "arm64", file: b"agent" }, &borrowed);
+        let job =
+            job("relay-agent-1", "dev", &settings(arguments), &Owner::new("u", "m", "c"), avoid, program);
+        serde_json::to_value(job.unwrap()).unwrap()["spec"]["template"]["spec"].clone()
     }
 
     #[test]
@@ -275,12 +352,44 @@ mod tests {
         assert_eq!(template["spec"]["containers"][0]["env"], json!([{"name": "A", "value": "1"}]));
     }
 
+    #[test]
+    fn a_carried_agent_lies_where_an_image_would_have_it() {
+        let patch = r#"{"spec":{"nodeSelector":{"zone":"b"},"volumes":[{"name":"x","emptyDir":{}}],
+            "containers":[{"name":"agent","image":"other","workingDir":"/root","volumeMounts":[{"name":"x","mountPath":"/x"}]}]}}"#;
+        let spec = carried(&["--server.pull-secret=ours", "-p", patch], None);
+        assert_eq!(
+            spec["nodeSelector"],
+            json!({"zone": "b", "kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64"})
+        );
+        assert_eq!(spec["imagePullSecrets"], json!([{"name": "ours"}, {"name": "theirs"}]));
+        let volumes = spec["volumes"].as_array().unwrap();
+        assert_eq!(volumes.len(), 2);
+        assert!(volumes.contains(&json!({"name": "relay-agent", "configMap": {
+            "name": "relay-agent-1", "defaultMode": 365, "items": [{"key": "relay-server", "path": "relay-server"}]}})));
+        let container = &spec["containers"][0];
+        assert_eq!(container["image"], "r/web:1");
+        assert_eq!(container["command"], json!(["/relay-server"]));
+        assert_eq!(container["workingDir"], "/");
+        assert!(container["volumeMounts"].as_array().unwrap().contains(&json!({"name": "relay-agent",
+            "mountPath": "/relay-server", "subPath": "relay-server", "readOnly": true})));
+    }
+
+    #[test]
+    fn a_carried_agent_runs_rather_where_its_image_is_but_not_on_a_lost_node() {
+        let affinity = |avoid| carried(&[], avoid)["affinity"].to_string();
+        assert!(affinity(None).contains(r#""operator":"In","values":["node-1"]"#), "{}", affinity(None));
+        let away = affinity(Some("node-1"));
+        assert!(away.contains("NotIn") && !away.contains(r#""In""#), "{away}");
+        let other = affinity(Some("node-2"));
+        assert!(other.contains("NotIn") && other.contains(r#""In""#), "{other}");
+    }
+
     proptest! {
         #[test]
         fn no_patch_takes_the_agents_command_away(field in "command|args|image|name2", text in "[a-z]{1,6}") {
             let patch = json!({"spec": {"containers": [{"name": "agent", field: text}]}}).to_string();
             let owner = Owner::new("u", "m", "c");
-            if let Ok(job) = job("n", "ns", &settings(&["-p", &patch]), &owner, None) {
+            if let Ok(job) = job("n", "ns", &settings(&["-p", &patch]), &owner, None, Program::Image) {
                 let job = serde_json::to_value(job).unwrap();
                 prop_assert_eq!(&job["spec"]["template"]["spec"]["containers"][0]["command"], &json!(["/relay-server"]));
             }

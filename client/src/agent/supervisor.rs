@@ -30,6 +30,8 @@ const FINAL_AFTER: Duration = Duration::from_secs(15);
 /// New connections get another agent when the API server has not reached the agent's node for this long. A kubelet
 /// that only restarts is back sooner.
 const NODE_AFTER: Duration = Duration::from_secs(5);
+/// An agent that was just started may not listen yet: that is nobody's concern for so long.
+const NOT_YET: Duration = Duration::from_secs(2);
 /// An agent that ran this long was a good one: the next start is tried at once.
 const STEADY: Duration = Duration::from_secs(30);
 
@@ -208,8 +210,9 @@ impl Supervisor {
         );
         let (session, mut states) = Session::start(&self.client_config(), dialer);
         self.current.send_replace(Current::Session { session: session.clone(), ready: false });
-        let deadline = Instant::now() + self.launcher.timeout;
+        let (deadline, late) = (Instant::now() + self.launcher.timeout, Instant::now() + NOT_YET);
         let mut network = self.network.clone();
+        let mut unreached = None;
         let mut told = None;
         let mut away: Option<Away> = None;
         let mut asking = None;
@@ -238,7 +241,14 @@ impl Supervisor {
                 }
                 () = sleep_until(deadline), if !self.was_ready() => {
                     session.abandon("it took too long");
-                    return Err(LaunchError::Unreached { waited: self.launcher.timeout, reason: told });
+                    return Err(LaunchError::Unreached { waited: self.launcher.timeout, reason: unreached });
+                }
+                () = sleep_until(late), if unreached != told => {
+                    if let Some(reason) = &unreached {
+                        let message = format!("the agent is not reached yet: {reason}");
+                        self.launcher.output.warning(&message, None);
+                    }
+                    told.clone_from(&unreached);
                 }
                 () = until(patience), if patience.is_some() && asking.is_none() => {
                     if away.as_ref().is_some_and(|away| away.told) {
@@ -274,11 +284,10 @@ impl Supervisor {
                         self.launcher.access.reconnect();
                         away = None;
                     }
-                    if let State::Connecting { reason: Some(reason) } = &state
-                        && told.as_ref() != Some(reason)
-                    {
-                        self.launcher.output.warning(&format!("the agent is not reached yet: {reason}"), None);
-                        told = Some(reason.clone());
+                    match &state {
+                        State::Connecting { reason: Some(reason) } => unreached = Some(reason.clone()),
+                        State::Connecting { reason: None } => {}
+                        _ => told.clone_from(&unreached),
                     }
                     let ready = matches!(state, State::Ready);
                     self.current.send_replace(Current::Session { session: session.clone(), ready });

@@ -97,7 +97,11 @@ pub struct SessionArgs {
 #[derive(Debug, Clone, ArgGroup)]
 #[command(next_help_heading = "Agent")]
 pub struct AgentArgs {
-    /// The agent's image.
+    /// Where the agent comes from.
+    #[arg(long, value_enum, value_name = "SOURCE", default_value_t = AgentSource::Auto, env = "KUBECTL_RELAY_AGENT_SOURCE")]
+    pub agent_source: AgentSource,
+
+    /// The agent's image; with --agent-source embedded, the image that the carried agent is started under.
     #[arg(long = "server.image", value_name = "IMAGE", env = "KUBECTL_RELAY_SERVER_IMAGE")]
     pub image: Option<String>,
 
@@ -221,6 +225,17 @@ pub enum TransportArg {
     Spdy,
 }
 
+/// `--agent-source`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AgentSource {
+    /// The image, and the embedded one when that cannot be pulled.
+    Auto,
+    /// An image that the nodes can pull.
+    Image,
+    /// The one that this plugin carries, under an image that the cluster has already.
+    Embedded,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -274,6 +289,15 @@ mod tests {
         .unwrap();
         assert_eq!(args.cluster.server.as_deref(), Some("https://h:6443"));
         assert_eq!(args.agent.image.as_deref(), Some("i:1"));
+    }
+
+    #[test]
+    fn sources_that_are_not_there_are_not_accepted() {
+        let source = |source| Args::try_parse_from(["kubectl-relay", "--agent-source", source, "x", "1"]);
+        assert_eq!(source("embedded").unwrap().agent.agent_source, AgentSource::Embedded);
+        for other in ["shared", "none", ""] {
+            assert!(source(other).is_err(), "{other}");
+        }
     }
 
     #[test]

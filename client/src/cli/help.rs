@@ -30,6 +30,9 @@ Examples:
   # An agent image from your own registry, in a namespace of its own
   kubectl relay --server.image registry.example.com/relay-server:0.1.0 --server.namespace tools svc/web 8080:80
 
+  # No registry: the agent that this plugin carries, under the image that the target runs
+  kubectl relay --agent-source embedded svc/web 8080:http
+
   # An agent on nodes with a taint
   kubectl relay -p '{\"spec\":{\"tolerations\":[{\"key\":\"spot\",\"operator\":\"Exists\"}]}}' svc/web 8080:80
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::args::{Args, ClusterArgs, OutputArg, TransportArg};
+use super::args::{AgentSource, Args, ClusterArgs, OutputArg, TransportArg};
 use crate::{
     agent::patch,
     target::{TargetError, TargetSpec, parse_arguments},
@@ -68,8 +68,10 @@ pub struct SessionSettings {
 /// What the agent's Job is made of.
 #[derive(Debug, Clone)]
 pub struct AgentSettings {
-    /// The image.
-    pub image: String,
+    /// Where the agent comes from.
+    pub source: AgentSource,
+    /// The image that was asked for.
+    pub image: Option<String>,
     /// Where it runs; `None`: the targets' namespace.
     pub namespace: Option<String>,
     /// Names of image pull secrets.
@@ -201,7 +203,8 @@ fn agent_settings(args: &Args) -> Result<AgentSettings, UsageError> {
         (None, None) => None,
     };
     Ok(AgentSettings {
-        image: agent.image.clone().unwrap_or_else(default_image),
+        source: agent.agent_source,
+        image: agent.image.clone(),
         namespace: agent.namespace.clone(),
         pull_secrets: agent.pull_secrets.clone(),
         node_selector: pairs("--server.node-selector", "KEY=VALUE", &agent.node_selector)?,
@@ -297,7 +300,8 @@ mod tests {
         assert_eq!(settings.agent.session_life, Duration::from_secs(1800));
         assert_eq!(settings.agent.drain_grace, Duration::from_secs(30));
         assert_eq!(settings.pod_running_timeout, Duration::from_secs(60));
-        assert_eq!(settings.agent.image, default_image());
+        assert_eq!(settings.agent.source, AgentSource::Auto);
+        assert_eq!(settings.agent.image, None);
     }
 
     #[test]

@@ -22,6 +22,11 @@ pub const AGENT_RULES: &[Rule] = &[
     Rule { group: "", resource: "events", verbs: &["list", "watch"] },
 ];
 
+/// What the agent's namespace must allow beside that, where the agent's image cannot be pulled and the plugin brings the
+/// agent itself.
+pub const EMBEDDED_RULES: &[Rule] =
+    &[Rule { group: "", resource: "configmaps", verbs: &["create", "delete"] }];
+
 /// What the targets' namespace must allow, for the kinds with a name of their own in the grammar.
 pub const TARGET_RULES: &[Rule] = &[
     Rule { group: "", resource: "services", verbs: &["get"] },
@@ -37,7 +42,11 @@ pub const TARGET_RULES: &[Rule] = &[
 pub fn role_for(namespace: Option<&str>, group: &str, resource: &str, verb: &str) -> String {
     let mut rules: Vec<(String, String, Vec<String>)> = Vec::new();
     if namespace.is_some() {
-        let known = AGENT_RULES.iter().chain(TARGET_RULES.iter().filter(|rule| rule.resource == "services"));
+        let asked = |rule: &&Rule| rule.group == group && rule.resource == resource;
+        let known = AGENT_RULES
+            .iter()
+            .chain(EMBEDDED_RULES.iter().filter(asked))
+            .chain(TARGET_RULES.iter().filter(|rule| rule.resource == "services"));
         rules.extend(known.map(|rule| {
             let verbs = rule.verbs.iter().map(|&verb| verb.to_owned()).collect();
             (rule.group.to_owned(), rule.resource.to_owned(), verbs)
@@ -95,21 +104,35 @@ mod tests {
         triples
     }
 
-    #[test]
-    fn the_documented_role_holds_exactly_the_verbs_that_are_used() {
-        let manifest = include_str!("../../../manifests/role.yaml");
+    fn role(manifest: &str) -> Role {
         let mut documents = serde_yaml::Deserializer::from_str(manifest);
-        let role: Role = serde::Deserialize::deserialize(documents.next().unwrap()).unwrap();
-        let used: BTreeSet<_> = AGENT_RULES
-            .iter()
-            .chain(TARGET_RULES)
+        serde::Deserialize::deserialize(documents.next().unwrap()).unwrap()
+    }
+
+    fn used<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> BTreeSet<(String, String, String)> {
+        rules
+            .into_iter()
             .flat_map(|rule| {
                 rule.verbs
                     .iter()
                     .map(|&verb| (rule.group.to_owned(), rule.resource.to_owned(), verb.to_owned()))
             })
-            .collect();
-        assert_eq!(triples(&role), used);
+            .collect()
+    }
+
+    #[test]
+    fn the_documented_roles_hold_exactly_the_verbs_that_are_used() {
+        let person = role(include_str!("../../../manifests/role.yaml"));
+        assert_eq!(triples(&person), used(AGENT_RULES.iter().chain(TARGET_RULES)));
+        let embedded = role(include_str!("../../../manifests/role-embedded.yaml"));
+        assert_eq!(triples(&embedded), used(EMBEDDED_RULES));
+    }
+
+    #[test]
+    fn who_may_not_create_config_maps_is_told_all_that_the_embedded_agent_needs() {
+        let role = role(&role_for(Some("dev"), "", "configmaps", "create"));
+        assert!(triples(&role).is_superset(&used(AGENT_RULES.iter().chain(EMBEDDED_RULES))));
+        assert!(!role_for(Some("dev"), "batch", "jobs", "create").contains("configmaps"));
     }
 
     #[test]

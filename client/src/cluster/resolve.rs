@@ -46,6 +46,17 @@ pub struct Forward {
     pub route: Arc<Route>,
     /// What the user should know about the choice.
     pub note: Option<String>,
+    /// The pods behind it, where it stands for pods.
+    pub pods: Option<TargetPods>,
+}
+
+/// Which pods of its namespace a target stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetPods {
+    /// Those that a label selector matches.
+    Selected(String),
+    /// The one of this name.
+    Named(String),
 }
 
 /// A target that leads nowhere.
@@ -158,6 +169,10 @@ impl Resolver {
         let cluster_ip = cluster_ip(&service);
         let service = service.spec.unwrap_or_default();
         let known = ports::of_service(service.ports.as_ref());
+        let selector = service.selector.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+        let pods = Some(selector.collect::<Vec<_>>().join(","))
+            .filter(|selector| !selector.is_empty())
+            .map(TargetPods::Selected);
 
         if service.type_.as_deref() == Some("ExternalName") {
             let external = service.external_name.unwrap_or_default();
@@ -172,15 +187,17 @@ impl Resolver {
             })?);
         }
         if let Some(ip) = cluster_ip {
-            return Ok(each_port(spec, |port| {
+            let forwards = each_port(spec, |port| {
                 let selected = ports::select(&spec.typed, port, &known, true)?;
                 let (api, call) = (api.clone(), call.clone());
                 let address = ServiceAddress::follow(api, name, call, self.request_timeout, ip);
                 let route = Route::Service(address, selected.number);
                 Ok((selected, route))
-            })?);
+            })?;
+            return Ok(behind(forwards, pods.as_ref()));
         }
-        self.headless(spec, name, &known).await
+        let forwards = self.headless(spec, name, &known).await?;
+        Ok(behind(forwards, pods.as_ref()))
     }
 
     async fn headless(
@@ -228,7 +245,7 @@ impl Resolver {
             return Err(ApiError::NotFound { call }.into());
         };
         let known = ports::of_pod(pod.spec.as_ref());
-        Ok(each_port(spec, |port| {
+        let forwards = each_port(spec, |port| {
             let selected = ports::select(&spec.typed, port, &known, false)?;
             let route = Route::Pod {
                 follow: Arc::clone(&follow),
@@ -237,7 +254,8 @@ impl Resolver {
                 port: EndpointPort::Number(selected.number),
             };
             Ok((selected, route))
-        })?)
+        })?;
+        Ok(behind(forwards, Some(&TargetPods::Named(name.into()))))
     }
 
     async fn workload(
@@ -270,7 +288,7 @@ impl Resolver {
             None => self.spec_of_a_ready_pod(spec, &follow).await?,
         };
         let known = ports::of_pod(pod_spec.as_ref());
-        Ok(each_port(spec, |port| {
+        let forwards = each_port(spec, |port| {
             let selected = ports::select(&spec.typed, port, &known, false)?;
             // A name is looked up in each pod: a rollout may move it to another number.
             let endpoint_port = match &port.remote {
@@ -278,7 +296,8 @@ impl Resolver {
                 RemotePort::Number(number) => EndpointPort::Number(number.get()),
             };
             Ok((selected, Route::Pods(Arc::clone(&follow), endpoint_port, AtomicUsize::default())))
-        })?)
+        })?;
+        Ok(behind(forwards, Some(&TargetPods::Selected(selector))))
     }
 
     /// For kinds whose objects hold no pod template: needed only for what a template would tell.
@@ -352,9 +371,15 @@ fn each_port(
             remote: selected.number,
             route: Arc::new(route),
             note,
+            pods: None,
         })
     };
     spec.ports.iter().map(forward).collect()
+}
+
+/// The forwards of a target that stands for pods.
+fn behind(forwards: Vec<Forward>, pods: Option<&TargetPods>) -> Vec<Forward> {
+    forwards.into_iter().map(|forward| Forward { pods: pods.cloned(), ..forward }).collect()
 }
 
 /// The selector of an object's pods, as the API takes it: from its spec, or as its scale status shows it.

@@ -126,7 +126,7 @@ async fn removing_the_agents_job() {
     let job =
         serde_json::from_value(json!({"metadata": {"name": "relay-agent-1"}, "spec": {"template": {}}}))
             .unwrap();
-    launcher.jobs.create(job).await.unwrap();
+    launcher.jobs.create(job, None).await.unwrap();
     let error = launcher.jobs.remove_all().await.unwrap_err();
     check(
         &error.to_string(),

@@ -32,6 +32,8 @@ pub(crate) struct Asked {
     pub(crate) verb: String,
     pub(crate) path: String,
     pub(crate) query: String,
+    /// `null` where there is none.
+    pub(crate) body: Value,
 }
 
 impl Asked {
@@ -44,7 +46,7 @@ impl Asked {
     }
 }
 
-/// The requests so far, as `GET /path`.
+/// The requests so far, as `GET /path`, with ` (watch)` or ` (dry run)` behind.
 pub(crate) type Log = Arc<Mutex<Vec<String>>>;
 
 pub(crate) fn server(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Client, Log) {
@@ -53,12 +55,21 @@ pub(crate) fn server(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Cli
     let asked_log = Arc::clone(&log);
     tokio::spawn(async move {
         while let Some((request, send)) = handle.next_request().await {
+            let (head, body) = request.into_parts();
+            let body = body.collect_bytes().await.unwrap();
             let asked = Asked {
-                verb: request.method().to_string(),
-                path: request.uri().path().to_owned(),
-                query: request.uri().query().unwrap_or_default().to_owned(),
+                verb: head.method.to_string(),
+                path: head.uri.path().to_owned(),
+                query: head.uri.query().unwrap_or_default().to_owned(),
+                body: serde_json::from_slice(&body).unwrap_or_default(),
             };
-            let watch = if asked.is_watch() { " (watch)" } else { "" };
+            let watch = if asked.is_watch() {
+                " (watch)"
+            } else if asked.query.contains("dryRun") {
+                " (dry run)"
+            } else {
+                ""
+            };
             asked_log.lock().unwrap().push(format!("{} {}{watch}", asked.verb, asked.path));
             match answer(&asked) {
                 Answer::Json(status, value) => {

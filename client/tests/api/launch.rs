@@ -53,9 +53,17 @@ pub(crate) struct Attempt {
 }
 
 pub(crate) fn launcher(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Launcher, Captured, Log) {
+    launcher_with(&["--agent-source=image"], answer)
+}
+
+pub(crate) fn launcher_with(
+    arguments: &[&str],
+    answer: impl Fn(&Asked) -> Answer + Send + 'static,
+) -> (Launcher, Captured, Log) {
     let (client, log) = server(answer);
     let err = Captured::default();
-    let args = Args::try_parse_from(["kubectl-relay", "x", "1"]).unwrap();
+    let typed = ["kubectl-relay", "x", "1"].iter().chain(arguments);
+    let args = Args::try_parse_from(typed).unwrap();
     let launcher = Launcher {
         access: client.clone().into(),
         namespace: "dev".into(),
@@ -64,6 +72,9 @@ pub(crate) fn launcher(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (L
         jobs: Jobs::new(&client.into(), "dev", Duration::ZERO),
         timeout: Duration::from_secs(60),
         output: Arc::new(Output::to(false, 0, Box::new(std::io::sink()), Box::new(err.clone()))),
+        embedded: vec![],
+        targets: ("dev".into(), vec![]),
+        borrowed: Arc::default(),
     };
     (launcher, err, log)
 }
@@ -99,7 +110,7 @@ fn cluster(pod_status: Option<Value>, events: Vec<Value>) -> impl Fn(&Asked) -> 
     }
 }
 
-fn waiting(reason: &str, message: &str) -> Value {
+pub(crate) fn waiting(reason: &str, message: &str) -> Value {
     json!({"phase": "Pending", "containerStatuses": [{"name": "agent", "image": "r/i:1", "imageID": "", "ready": false,
         "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}}]})
 }

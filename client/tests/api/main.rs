@@ -3,6 +3,7 @@
 
 mod access;
 mod denied;
+mod embedded;
 mod fake;
 mod launch;
 mod resolve;
