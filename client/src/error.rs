@@ -6,6 +6,7 @@ use crate::{
     agent::launch::LaunchError,
     cli::settings::UsageError,
     cluster::{api::ApiError, config::ConfigError, connect::ConnectError, resolve::ResolveError},
+    command::CommandError,
     forward::listen::ListenError,
 };
 
@@ -30,6 +31,9 @@ pub enum Error {
     /// An agent that does not come to run.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// A command that cannot be started.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// The agent's Job could not be removed at the end.
     #[error("the agent's Job is left behind: {0}")]
     LeftBehind(ApiError),
@@ -51,15 +55,17 @@ impl Error {
             Self::Resolve(error) => error.hint(),
             Self::Listen(error) => error.hint(),
             Self::Launch(error) => error.hint(),
+            Self::Command(error) => error.hint(),
             Self::LeftBehind(error) => format!("the agent ends by itself when it is idle; {}", error.hint()),
             Self::System(..) => "this is not about the cluster: look at the limits of this machine".into(),
         }
     }
 
-    /// 2 for a wrong command line, 1 for everything else.
+    /// 2 for a wrong command line, 126 and 127 for a command that cannot be started, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
+            Self::Command(error) => error.exit_code(),
             _ => 1,
         }
     }

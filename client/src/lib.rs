@@ -4,9 +4,11 @@
 pub mod agent;
 pub mod cli;
 pub mod cluster;
+pub mod command;
 pub mod dial_failure;
 pub mod dialer;
 pub mod error;
+pub mod file_limit;
 pub mod forward;
 pub mod network;
 pub mod output;

@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Parser;
 use kubectl_relay::{
     cli::{args::Args, args::OutputArg, settings::Settings},
     error::Error,
@@ -22,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match Args::read(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => {
             // `--help` comes this way too; a closed pipe is no reason to panic.
@@ -34,10 +33,11 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let output = Arc::new(Output::new(args.output == OutputArg::Json, args.verbosity));
+    let output = Output::new(args.output == OutputArg::Json, args.verbosity);
+    let output = Arc::new(if args.command.is_empty() { output } else { output.beside_a_command() });
     log_to_stderr(args.verbosity);
     match start(args, Arc::clone(&output)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(error)) => {
             output.error(&error.to_string(), Some(&error.hint()));
             ExitCode::from(error.exit_code())
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(args: Args, output: Arc<Output>) -> anyhow::Result<Result<(), Error>> {
+fn start(args: Args, output: Arc<Output>) -> anyhow::Result<Result<u8, Error>> {
     let settings = match Settings::from_args(args) {
         Ok(settings) => settings,
         Err(error) => return Ok(Err(error.into())),

@@ -79,6 +79,8 @@ pub enum EndedBy {
 pub struct Output {
     json: bool,
     verbosity: u8,
+    /// stdout is a command's: everything goes to stderr.
+    beside_a_command: bool,
     sink: Mutex<Sink>,
 }
 
@@ -158,7 +160,13 @@ impl Output {
         stderr: Box<dyn Write + Send>,
     ) -> Self {
         let sink = Sink { stdout, stderr, stdout_open: true, failures: HashMap::new() };
-        Self { json, verbosity, sink: Mutex::new(sink) }
+        Self { json, verbosity, beside_a_command: false, sink: Mutex::new(sink) }
+    }
+
+    /// Leaves stdout to a command: lines or events go to stderr, and with events nothing else does.
+    #[must_use]
+    pub fn beside_a_command(self) -> Self {
+        Self { beside_a_command: true, ..self }
     }
 
     /// A forward's line, at the moment traffic can flow.
@@ -175,7 +183,7 @@ impl Output {
                 Protocol::Tcp => "",
                 Protocol::Udp => "/udp",
             };
-            self.stdout(&format!("Forwarding from {} -> {}{suffix}", line.local, line.remote));
+            self.result(&format!("Forwarding from {} -> {}{suffix}", line.local, line.remote));
         }
     }
 
@@ -305,11 +313,15 @@ impl Output {
         let stamped = Stamped { time: Timestamp::now().to_string(), event: event() };
         // Strings and numbers always make JSON.
         if let Ok(line) = serde_json::to_string(&stamped) {
-            self.stdout(&line);
+            self.result(&line);
         }
     }
 
-    fn stdout(&self, line: &str) {
+    fn result(&self, line: &str) {
+        if self.beside_a_command { self.write_stderr(line) } else { self.write_stdout(line) }
+    }
+
+    fn write_stdout(&self, line: &str) {
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         if !sink.stdout_open {
             return;
@@ -323,6 +335,13 @@ impl Output {
     }
 
     fn stderr(&self, text: &str) {
+        // The event beside it says the same.
+        if !(self.beside_a_command && self.json) {
+            self.write_stderr(text);
+        }
+    }
+
+    fn write_stderr(&self, text: &str) {
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         // There is nowhere left to report this to.
         let _ = writeln!(sink.stderr, "{text}").and_then(|()| sink.stderr.flush());
@@ -444,6 +463,29 @@ pub(crate) mod tests {
             ]
         );
         assert!(err.text().ends_with("error: broken\nhint: mend it\n"));
+    }
+
+    #[test]
+    fn beside_a_command_stdout_stays_clean() {
+        let (output, out, err) = captured(false);
+        let output = output.beside_a_command();
+        output.forwarding(&line("127.0.0.1:8080", 80, Protocol::Tcp));
+        output.note("n");
+        assert_eq!(
+            (out.text().as_str(), err.text().as_str()),
+            ("", "Forwarding from 127.0.0.1:8080 -> 80\nnote: n\n")
+        );
+
+        let (output, out, err) = captured(true);
+        let output = output.beside_a_command();
+        output.forwarding(&line("127.0.0.1:8080", 80, Protocol::Tcp));
+        output.error("broken", Some("mend it"));
+        assert_eq!(out.text(), "");
+        let events = err.text();
+        let events: Vec<_> =
+            events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).collect();
+        assert_eq!((&events[0]["event"], &events[1]["event"]), (&"forwarding".into(), &"error".into()));
+        assert_eq!(events.len(), 2);
     }
 
     #[test]

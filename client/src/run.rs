@@ -1,6 +1,13 @@
 //! One run from its settings to its end: look targets up, bind ports, start an agent, forward, clean up.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{StreamExt, future, stream::FuturesUnordered};
 use tokio::{sync::watch, time::timeout};
@@ -20,7 +27,12 @@ use crate::{
         config::ClusterConfig,
         resolve::{Forward, ResolveError, Resolver},
     },
+    command::{
+        CommandLine, Program, Variables,
+        environment::{Forwarded, variables},
+    },
     error::Error,
+    file_limit::FileLimit,
     forward::{
         Path, Relay,
         listen::{Bound, bind},
@@ -28,7 +40,7 @@ use crate::{
     },
     network,
     output::{ForwardLine, Output},
-    signals::Signals,
+    signals::{Signals, exit_code},
 };
 
 /// The agent is told goodbye within this time.
@@ -38,35 +50,104 @@ const LAST_RESETS: Duration = Duration::from_millis(300);
 /// The Job is removed within this time, or left to end by itself.
 const REMOVAL: Duration = Duration::from_secs(5);
 
-/// Runs until a signal (`Ok`) or an error.
+/// Runs until a signal, the end of the command if there is one, or an error; gives the exit code.
 ///
 /// # Errors
 /// See [`Error`].
-pub async fn run(settings: Settings, output: Arc<Output>) -> Result<(), Error> {
+pub async fn run(settings: Settings, output: Arc<Output>) -> Result<u8, Error> {
     let mut signals = Signals::new().map_err(|error| Error::System("cannot catch signals", error))?;
-    raise_file_limit();
+    let command = settings.command.clone();
+    if let Some(command) = &command {
+        // A mistyped one costs no agent.
+        command.find()?;
+    }
+    let limit = FileLimit::raise();
     let cleanup = watch::Sender::new(None);
-    let ended = tokio::select! {
-        () = signals.next() => None,
-        error = work(settings, Arc::clone(&output), &cleanup) => Some(error),
+    let ready = watch::Sender::new(None);
+    let working = work(settings, Arc::clone(&output), &cleanup, &ready);
+    let ended = match &command {
+        Some(command) => beside(command, &limit, working, ready.subscribe(), &mut signals).await,
+        None => tokio::select! {
+            _ = signals.next() => Ended::InOrder(0),
+            error = working => Ended::Failed(error),
+        },
     };
     let held: Option<Held> = cleanup.borrow().clone();
-    let cleaned = match held {
-        Some(held) => tokio::select! {
-            cleaned = held.clean_up(&output) => cleaned,
-            // A second signal: nothing is waited for.
-            () = signals.next() => Ok(()),
-        },
-        None => Ok(()),
+    let cleaning = async {
+        match held {
+            Some(held) => held.clean_up(&output).await,
+            None => Ok(()),
+        }
+    };
+    if let Ended::Lost(error, mut program) = ended {
+        output.error(&error.to_string(), Some(&error.hint()));
+        program.terminate();
+        let (cleaned, _) = tokio::join!(cleaning, program.ended(&mut signals));
+        warn_of_leftovers(cleaned, &output);
+        return Ok(error.exit_code());
+    }
+    if command.is_some() {
+        // The Ctrl-C that ended the command is no haste.
+        signals.forget();
+    }
+    let cleaned = tokio::select! {
+        cleaned = cleaning => cleaned,
+        // A second signal: nothing is waited for.
+        _ = signals.next() => Ok(()),
     };
     match ended {
-        Some(error) => {
-            if let Err(left) = cleaned {
-                output.warning(&left.to_string(), None);
-            }
+        Ended::InOrder(code) if command.is_none() => cleaned.map(|()| code),
+        Ended::InOrder(code) => {
+            warn_of_leftovers(cleaned, &output);
+            Ok(code)
+        }
+        Ended::Failed(error) | Ended::Lost(error, _) => {
+            warn_of_leftovers(cleaned, &output);
             Err(error)
         }
-        None => cleaned,
+    }
+}
+
+fn warn_of_leftovers(cleaned: Result<(), Error>, output: &Output) {
+    if let Err(left) = cleaned {
+        output.warning(&left.to_string(), None);
+    }
+}
+
+/// How a run comes to its end, with everything still to be cleaned up.
+enum Ended {
+    /// By a signal or by its command: the exit code.
+    InOrder(u8),
+    /// By an error.
+    Failed(Error),
+    /// By an error, with a command that still runs.
+    Lost(Error, Box<Program>),
+}
+
+/// Starts the command when every forward is ready, and stays until it ends.
+async fn beside(
+    command: &CommandLine,
+    limit: &FileLimit,
+    working: impl Future<Output = Error>,
+    mut ready: watch::Receiver<Option<Variables>>,
+    signals: &mut Signals,
+) -> Ended {
+    let mut working = pin!(working);
+    let variables = tokio::select! {
+        signal = signals.next() => return Ended::InOrder(exit_code(signal.as_raw())),
+        error = &mut working => return Ended::Failed(error),
+        Ok(variables) = ready.wait_for(Option::is_some) => variables.clone().unwrap_or_default(),
+    };
+    let mut program = match command.start(&variables, limit) {
+        Ok(program) => program,
+        Err(error) => return Ended::Failed(error.into()),
+    };
+    tokio::select! {
+        ended = program.ended(signals) => match ended {
+            Ok(code) => Ended::InOrder(code),
+            Err(error) => Ended::Failed(Error::System("cannot wait for the command", error)),
+        },
+        error = &mut working => Ended::Lost(error, Box::new(program)),
     }
 }
 
@@ -115,8 +196,13 @@ impl Held {
     }
 }
 
-async fn work(settings: Settings, output: Arc<Output>, cleanup: &watch::Sender<Option<Held>>) -> Error {
-    match forward_all(settings, output, cleanup).await {
+async fn work(
+    settings: Settings,
+    output: Arc<Output>,
+    cleanup: &watch::Sender<Option<Held>>,
+    ready: &watch::Sender<Option<Variables>>,
+) -> Error {
+    match forward_all(settings, output, cleanup, ready).await {
         Ok(never) => match never {},
         Err(error) => error,
     }
@@ -126,6 +212,7 @@ async fn forward_all(
     settings: Settings,
     output: Arc<Output>,
     cleanup: &watch::Sender<Option<Held>>,
+    ready: &watch::Sender<Option<Variables>>,
 ) -> Result<std::convert::Infallible, Error> {
     let config = ClusterConfig::load(&settings.cluster).await?;
     let access = Access::open(&settings.cluster, config.clone()).await?;
@@ -171,7 +258,12 @@ async fn forward_all(
 
     let relay = Relay { current, connect_wait: settings.connect_wait, output: Arc::clone(&output), tasks };
     let serving = serve(&forwards, listeners, &relay);
-    let announcing = announce(&forwards, &serving, was_ready, settings.pod_running_timeout, &output);
+    let announcing = async {
+        let all_ready = || {
+            ready.send_replace(Some(variables(&forwarded(&forwards, &serving))));
+        };
+        announce(&forwards, &serving, was_ready, settings.pod_running_timeout, &output, all_ready).await
+    };
     let removing = async {
         match jobs.remove_old(&owner, jiff::Timestamp::now()).await {
             Ok(0) => {}
@@ -216,18 +308,30 @@ fn serve(forwards: &[Forward], listeners: Vec<Vec<Bound>>, relay: &Relay) -> Vec
     forwards.iter().zip(listeners).map(serve_one).collect()
 }
 
-/// Prints each forward's lines when traffic can flow, then tells of targets that go away for ever.
+/// What a command is told of the forwards.
+fn forwarded(forwards: &[Forward], serving: &[Serving]) -> Vec<Forwarded> {
+    let each = |(forward, serving): (&Forward, &Serving)| {
+        let local = serving.lines.first()?.local;
+        let (target, port) = (forward.target.clone(), forward.port.to_string());
+        Some(Forwarded { target, port, protocol: forward.protocol, local })
+    };
+    forwards.iter().zip(serving).filter_map(each).collect()
+}
+
+/// Prints each forward's lines when traffic can flow, tells when it can for all of them, then tells of targets that go away for ever.
 async fn announce(
     forwards: &[Forward],
     serving: &[Serving],
     mut was_ready: watch::Receiver<bool>,
     pod_timeout: Duration,
     output: &Output,
+    all_ready: impl Fn(),
 ) -> Error {
     if was_ready.wait_for(|ready| *ready).await.is_err() {
         // The supervisor has ended, and its error ends the run.
         return future::pending().await;
     }
+    let not_ready = AtomicUsize::new(forwards.len());
     let mut watched: FuturesUnordered<_> = forwards
         .iter()
         .zip(serving)
@@ -244,6 +348,9 @@ async fn announce(
             for line in &serving.lines {
                 output.forwarding(line);
             }
+            if not_ready.fetch_sub(1, Ordering::Relaxed) == 1 {
+                all_ready();
+            }
             Ok((forward, forward.route.gone().await))
         })
         .collect();
@@ -257,14 +364,4 @@ async fn announce(
         }
     }
     future::pending().await
-}
-
-/// A thousand connections need more files than the usual soft limit allows.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        tracing::debug!(%error, "limit of open files not raised");
-    }
 }

@@ -1,8 +1,8 @@
 //! What was typed: one field per flag, in clap's terms. Nothing is interpreted here beyond single values.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args as ArgGroup, Parser, ValueEnum};
+use clap::{Args as ArgGroup, CommandFactory, Parser, ValueEnum, error::ErrorKind};
 
 use super::{
     duration::parse_duration,
@@ -18,13 +18,17 @@ use super::{
     about = "Forward TCP and UDP to anything a Kubernetes cluster can reach",
     long_about = ABOUT,
     after_long_help = EXAMPLES,
-    override_usage = "kubectl relay [OPTIONS] TARGET PORT... [TARGET PORT...]...",
+    override_usage = "kubectl relay [OPTIONS] TARGET PORT... [TARGET PORT...]... [-- COMMAND [ARG]...]",
     max_term_width = 110
 )]
 pub struct Args {
     /// A target, the ports after it, and more of both; see the examples of --help.
     #[arg(value_name = "TARGET PORT", num_args = 0..)]
     pub arguments: Vec<String>,
+
+    /// A command to run once traffic can flow, with its arguments; the run ends when it does, with its exit code.
+    #[arg(value_name = "COMMAND", last = true, num_args = 0..)]
+    pub command: Vec<OsString>,
 
     /// Listening.
     #[command(flatten)]
@@ -46,6 +50,23 @@ pub struct Args {
     /// Log more to stderr: 2 tells states, 4 decisions, 6 requests, 8 frames.
     #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0)]
     pub verbosity: u8,
+}
+
+impl Args {
+    /// Reads a whole command line, its first word the program's name.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the text of `--help`.
+    pub fn read(typed: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let typed: Vec<OsString> = typed.into_iter().collect();
+        let args = Self::try_parse_from(&typed)?;
+        // Most likely a script's variable that is empty: forwarding for ever is not what it wanted.
+        if args.command.is_empty() && typed.last().is_some_and(|last| last == "--") {
+            let message = "a command is missing after --";
+            return Err(Self::command().error(ErrorKind::MissingRequiredArgument, message));
+        }
+        Ok(args)
+    }
 }
 
 /// Where the plugin listens.
@@ -298,6 +319,26 @@ mod tests {
         for other in ["shared", "none", ""] {
             assert!(source(other).is_err(), "{other}");
         }
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_command_whatever_it_looks_like() {
+        let words =
+            ["kubectl-relay", "svc/db", "5432", "-n", "dev", "--", "psql", "-h", "127.0.0.1", "--", "-n"];
+        let args = Args::read(words.map(OsString::from)).unwrap();
+        assert_eq!(args.arguments, ["svc/db", "5432"]);
+        assert_eq!(args.cluster.namespace.as_deref(), Some("dev"));
+        assert_eq!(args.command, ["psql", "-h", "127.0.0.1", "--", "-n"]);
+    }
+
+    #[test]
+    fn two_dashes_without_a_command_are_misuse() {
+        let error = Args::read(["kubectl-relay", "svc/db", "5432", "--"].map(OsString::from)).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("a command is missing after --"), "{error}");
+        assert!(
+            Args::read(["kubectl-relay", "svc/db", "5432"].map(OsString::from)).unwrap().command.is_empty()
+        );
     }
 
     #[test]

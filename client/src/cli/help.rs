@@ -24,6 +24,12 @@ Examples:
   # Several targets in one run: a database outside the cluster, and every ready pod of a deployment
   kubectl relay host/db.internal.example.com 5432 deploy/api :8080
 
+  # Run a program with a forward: it starts when traffic can flow, and the run ends when it does
+  kubectl relay svc/db 5432 -- psql -h 127.0.0.1
+
+  # A free local port, told to the program: RELAY_ADDR and RELAY_PORT of the first forward, RELAY_<NAME>_<PORT> of each
+  kubectl relay svc/web :http -- sh -c 'curl http://$RELAY_WEB_HTTP/'
+
   # Listen on all IPv4 addresses of this machine
   kubectl relay -l 0.0.0.0 svc/web 8080:80
 
@@ -36,7 +42,9 @@ Examples:
   # An agent on nodes with a taint
   kubectl relay -p '{\"spec\":{\"tolerations\":[{\"key\":\"spot\",\"operator\":\"Exists\"}]}}' svc/web 8080:80
 
-Exit codes: 0 after SIGINT, SIGTERM or SIGHUP; 1 for a failure; 2 for a wrong command line.";
+Exit codes: 0 after SIGINT, SIGTERM or SIGHUP; 1 for a failure; 2 for a wrong command line.
+With a command: its own, or 128 and the number of the signal that ended it; 127 if it is not there, 126 if it cannot
+be executed; 1 when the tunnel is lost for good.";
 
 /// Shown above the flags.
 pub const ABOUT: &str = "\

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::args::{AgentSource, Args, ClusterArgs, OutputArg, TransportArg};
 use crate::{
     agent::patch,
+    command::CommandLine,
     target::{TargetError, TargetSpec, parse_arguments},
 };
 
@@ -23,6 +24,8 @@ pub fn default_image() -> String {
 pub struct Settings {
     /// What to forward to.
     pub targets: Vec<TargetSpec>,
+    /// What to run with the forwards.
+    pub command: Option<CommandLine>,
     /// Where to listen.
     pub addresses: Vec<ListenAddress>,
     /// How long a new connection waits for the relay.
@@ -174,6 +177,7 @@ impl Settings {
         let agent = agent_settings(&args)?;
         Ok(Self {
             targets,
+            command: CommandLine::new(args.command),
             addresses,
             connect_wait: args.listen.connect_wait,
             session: SessionSettings {

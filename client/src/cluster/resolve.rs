@@ -40,6 +40,8 @@ pub struct Forward {
     pub local: LocalPort,
     /// What is forwarded.
     pub protocol: Protocol,
+    /// The remote port as typed.
+    pub port: RemotePort,
     /// The port that the agent dials, for the Forwarding line.
     pub remote: u16,
     /// Where connections go.
@@ -368,6 +370,7 @@ fn each_port(
             target: typed.clone(),
             local,
             protocol: selected.protocol,
+            port: port.remote.clone(),
             remote: selected.number,
             route: Arc::new(route),
             note,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod cluster;
+mod command;
 mod websocket;
 
 use std::{
@@ -57,7 +58,7 @@ struct Plugin {
     folder: TempDir,
     stdout: Captured,
     stderr: Captured,
-    task: JoinHandle<Result<(), Error>>,
+    task: JoinHandle<Result<u8, Error>>,
 }
 
 impl Plugin {
