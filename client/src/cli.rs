@@ -4,3 +4,5 @@ pub mod args;
 pub mod duration;
 pub mod help;
 pub mod settings;
+mod targets_file;
+pub mod wanted;

@@ -8,11 +8,20 @@ use crate::{
     cluster::{api::ApiError, config::ConfigError, connect::ConnectError, resolve::ResolveError},
     command::CommandError,
     forward::listen::ListenError,
+    target::Place,
 };
 
 /// Why a run ends other than by a signal.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// About a line of a targets file.
+    #[error("{place}: {error}")]
+    At {
+        /// The line.
+        place: Place,
+        /// What is wrong.
+        error: Box<Self>,
+    },
     /// A wrong command line.
     #[error(transparent)]
     Usage(#[from] UsageError),
@@ -43,9 +52,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// Tells where it is.
+    pub fn at(self, place: Option<&Place>) -> Self {
+        match place.cloned() {
+            Some(place) => Self::At { place, error: self.into() },
+            None => self,
+        }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> String {
         match self {
+            Self::At { error, .. } => error.hint(),
             Self::Usage(error) => error.hint(),
             Self::Config(error) => error.hint(),
             Self::Connect(ConnectError::Proxy(_)) => {
@@ -64,6 +82,7 @@ impl Error {
     /// 2 for a wrong command line, 126 and 127 for a command that cannot be started, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::At { error, .. } => error.exit_code(),
             Self::Usage(_) => 2,
             Self::Command(error) => error.exit_code(),
             _ => 1,

@@ -222,12 +222,21 @@ async fn forward_all(
         request_timeout: settings.cluster.request_timeout,
         pod_timeout: settings.pod_running_timeout,
     };
-    let resolved = future::try_join_all(settings.targets.iter().map(|spec| resolver.resolve(spec))).await?;
-    let forwards: Vec<Forward> = resolved.into_iter().flatten().collect();
+    let resolved = settings.targets.iter().map(async |wanted| {
+        let namespace = wanted.namespace.clone().unwrap_or_else(|| config.namespace.clone());
+        let resolver = Resolver { namespace, ..resolver.clone() };
+        let resolved = resolver.resolve(&wanted.spec).await;
+        resolved.map_err(|error| Error::from(error).at(wanted.spec.place.as_ref()))
+    });
+    let resolved = future::try_join_all(resolved).await?;
     // Every port is bound before anything is created in the cluster.
-    let mut listeners = Vec::new();
-    for forward in &forwards {
-        listeners.push(bind(&settings.addresses, forward.local, forward.protocol)?);
+    let (mut forwards, mut listeners) = (Vec::<Forward>::new(), Vec::new());
+    for (wanted, resolved) in settings.targets.iter().zip(resolved) {
+        for forward in resolved {
+            let bound = bind(&wanted.addresses, forward.local, forward.protocol);
+            listeners.push(bound.map_err(|error| Error::from(error).at(forward.place.as_ref()))?);
+            forwards.push(forward);
+        }
     }
     for note in forwards.iter().filter_map(|forward| forward.note.as_deref()) {
         output.note(note);
@@ -339,10 +348,13 @@ async fn announce(
             let ready = timeout(pod_timeout, forward.route.destination());
             match ready.await {
                 Ok(Ok(_)) => {}
-                Ok(Err(reason)) => return Err(ResolveError::Gone(reason)),
+                Ok(Err(reason)) => {
+                    return Err(Error::from(ResolveError::Gone(reason)).at(forward.place.as_ref()));
+                }
                 Err(_) => {
                     let target = forward.target.clone();
-                    return Err(ResolveError::NothingReady { target, waited: pod_timeout });
+                    let error = ResolveError::NothingReady { target, waited: pod_timeout };
+                    return Err(Error::from(error).at(forward.place.as_ref()));
                 }
             }
             for line in &serving.lines {
@@ -360,7 +372,7 @@ async fn announce(
                 &format!("{}: {reason}; new connections are reset", forward.target),
                 Some("a pod target follows nothing: forward to its Service or its workload (deploy/NAME) to follow it"),
             ),
-            Err(error) => return error.into(),
+            Err(error) => return error,
         }
     }
     future::pending().await

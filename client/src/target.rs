@@ -33,9 +33,20 @@ pub struct Kind {
     pub group: Option<String>,
 }
 
+/// A line of a targets file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file as typed.
+    pub file: String,
+    /// Counted from 1.
+    pub line: usize,
+}
+
 /// A target with the ports typed after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetSpec {
+    /// Where it is typed, if not on the command line.
+    pub place: Option<Place>,
     /// What was typed, for messages.
     pub typed: String,
     /// What it means.
@@ -107,7 +118,8 @@ pub fn parse_arguments<S: AsRef<str>>(arguments: &[S]) -> Result<Vec<TargetSpec>
     for argument in arguments {
         let argument = argument.as_ref();
         if argument.contains('/') {
-            specs.push(TargetSpec { typed: argument.into(), target: argument.parse()?, ports: Vec::new() });
+            let target = argument.parse()?;
+            specs.push(TargetSpec { place: None, typed: argument.into(), target, ports: Vec::new() });
             continue;
         }
         let Some(current) = specs.last_mut() else {
@@ -122,7 +134,7 @@ pub fn parse_arguments<S: AsRef<str>>(arguments: &[S]) -> Result<Vec<TargetSpec>
     if let Some(spec) = specs.iter().find(|spec| spec.ports.is_empty()) {
         return Err(TargetError::NoPorts(spec.typed.clone()));
     }
-    check_local_ports(&specs)?;
+    check_local_ports(&specs.iter().collect::<Vec<_>>()).map_err(|(_, error)| error)?;
     Ok(specs)
 }
 
@@ -132,6 +144,7 @@ fn bare_pod(argument: &str) -> Result<TargetSpec, TargetError> {
     }
     check_name(argument, argument)?;
     Ok(TargetSpec {
+        place: None,
         typed: format!("pod/{argument}"),
         target: Target::Pod(argument.into()),
         ports: Vec::new(),
@@ -140,9 +153,12 @@ fn bare_pod(argument: &str) -> Result<TargetSpec, TargetError> {
 
 /// Two forwards cannot listen on one port. Without a suffix the protocol is not known yet, so those are left to the
 /// listeners, except for two that are typed alike.
-fn check_local_ports(specs: &[TargetSpec]) -> Result<(), TargetError> {
+///
+/// # Errors
+/// Which target comes second, and what is wrong with it.
+pub fn check_local_ports(specs: &[&TargetSpec]) -> Result<(), (usize, TargetError)> {
     let mut seen: Vec<(u16, Option<Protocol>, String)> = Vec::new();
-    for spec in specs {
+    for (index, spec) in specs.iter().enumerate() {
         for port in &spec.ports {
             let LocalPort::Number(number) = port.local else { continue };
             let typed = format!("{} {port}", spec.typed);
@@ -150,18 +166,20 @@ fn check_local_ports(specs: &[TargetSpec]) -> Result<(), TargetError> {
                 other.0 == number.get() && other.1 == port.protocol && port.protocol.is_some()
             };
             if let Some((_, _, first)) = seen.iter().find(known) {
-                return Err(TargetError::Twice { port: number.get(), first: first.clone(), second: typed });
+                let first = first.clone();
+                return Err((index, TargetError::Twice { port: number.get(), first, second: typed }));
             }
             seen.push((number.get(), port.protocol, typed));
         }
     }
     let mut exact = HashSet::new();
-    for spec in specs {
+    for (index, spec) in specs.iter().enumerate() {
         for port in spec.ports.iter().filter(|port| matches!(port.local, LocalPort::Number(_))) {
             let LocalPort::Number(number) = port.local else { continue };
             let typed = format!("{} {port}", spec.typed);
             if !exact.insert(typed.clone()) {
-                return Err(TargetError::Twice { port: number.get(), first: typed.clone(), second: typed });
+                let first = typed.clone();
+                return Err((index, TargetError::Twice { port: number.get(), first, second: typed }));
             }
         }
     }
@@ -235,6 +253,12 @@ fn check_name(typed: &str, name: &str) -> Result<(), TargetError> {
         return Ok(());
     }
     Err(TargetError::Malformed { typed: typed.into(), why: format!("\"{name}\" is no name of an object") })
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
 }
 
 impl fmt::Display for Kind {

@@ -45,6 +45,76 @@ fn misuse_exits_with_two_and_a_hint() {
 }
 
 #[test]
+fn what_is_wrong_in_a_targets_file_is_told_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("targets.txt");
+    let file = file.to_str().unwrap();
+    let cases = [
+        (
+            "svc/a 1\n\n-n dev svc/b\n",
+            ":3: target \"svc/b\" has no port\nhint: name at least one port: kubectl relay svc/b 8080:80\n",
+        ),
+        (
+            "svc/a 1 --lanes 2",
+            ":1: unexpected argument '--lanes' found\nhint: a line holds a target, its ports, and -n NAMESPACE, \
+             -l ADDRESS or --context NAME; other flags are for the command line\n",
+        ),
+        ("# to do\n", " holds no target\nhint: write a target and its ports on a line: svc/web 8080:http\n"),
+        (
+            "--context one svc/a 1\n--context two svc/b 2\n",
+            ":1: context \"one\" is another one than the run's; a run has one\n\
+             hint: make a targets file for each context, and run kubectl relay for each\n",
+        ),
+    ];
+    for (text, expected) in cases {
+        std::fs::write(file, text).unwrap();
+        assert_eq!(told(&["-f", file]), (String::new(), format!("error: {file}{expected}"), 2), "{text:?}");
+    }
+    let (_, stderr, code) = told(&["-f", "/nowhere/targets.txt"]);
+    assert_eq!(code, 2);
+    assert!(stderr.starts_with("error: cannot read the targets file /nowhere/targets.txt: "), "{stderr}");
+    std::fs::write(file, [b's', 0xff]).unwrap();
+    let (_, stderr, code) = told(&["-f", file]);
+    assert_eq!(code, 2);
+    assert!(stderr.starts_with(&format!("error: cannot read the targets file {file}: ")), "{stderr}");
+}
+
+#[test]
+fn standard_input_holds_targets_once() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kubectl-relay"))
+        .args(["-f", "-", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"svc/a 1\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "error: standard input can be read only once\nhint: give -f - once\n"
+    );
+}
+
+#[test]
+fn what_the_cluster_says_about_a_line_is_told_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("targets.txt");
+    std::fs::write(&file, "ip/10.0.0.1 :1\n-n dev svc/web :80\n").unwrap();
+    let (_, stderr, code) = told(&["--server", "http://127.0.0.1:1", "-f", file.to_str().unwrap()]);
+    assert_eq!(code, 1);
+    let expected = format!("error: {}:2: cannot get services \"web\" in namespace \"dev\", ", file.display());
+    assert!(stderr.starts_with(&expected), "{stderr}");
+}
+
+#[test]
+fn two_dashes_without_a_command_are_misuse() {
+    let (stdout, stderr, code) = told(&["svc/web", "80", "--"]);
+    assert_eq!((stdout.as_str(), code), ("", 2));
+    assert!(stderr.starts_with("error: a command is missing after --\n"), "{stderr}");
+}
+
+#[test]
 fn an_unknown_flag_is_misuse_too() {
     let (stdout, stderr, code) = told(&["--no-such-flag", "svc/web", "80"]);
     assert_eq!((stdout.as_str(), code), ("", 2));

@@ -26,6 +26,10 @@ pub struct Args {
     #[arg(value_name = "TARGET PORT", num_args = 0..)]
     pub arguments: Vec<String>,
 
+    /// A file with a target and its ports on each line, and -n, -l or --context where they differ; - is stdin; repeatable.
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
     /// A command to run once traffic can flow, with its arguments; the run ends when it does, with its exit code.
     #[arg(value_name = "COMMAND", last = true, num_args = 0..)]
     pub command: Vec<OsString>,

@@ -4,11 +4,14 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::args::{AgentSource, Args, ClusterArgs, OutputArg, TransportArg};
+use super::{
+    args::{AgentSource, Args, ClusterArgs, OutputArg, TransportArg},
+    wanted::{self, Wanted},
+};
 use crate::{
     agent::patch,
     command::CommandLine,
-    target::{TargetError, TargetSpec, parse_arguments},
+    target::{Place, TargetError},
 };
 
 /// Where the agent's images are published. A placeholder until the project has a registry.
@@ -23,11 +26,9 @@ pub fn default_image() -> String {
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// What to forward to.
-    pub targets: Vec<TargetSpec>,
+    pub targets: Vec<Wanted>,
     /// What to run with the forwards.
     pub command: Option<CommandLine>,
-    /// Where to listen.
-    pub addresses: Vec<ListenAddress>,
     /// How long a new connection waits for the relay.
     pub connect_wait: Duration,
     /// The session.
@@ -109,6 +110,34 @@ pub enum UsageError {
     /// The positional arguments.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// On a line of a targets file.
+    #[error("{place}: {error}")]
+    At {
+        /// The line.
+        place: Place,
+        /// What is wrong there.
+        error: Box<Self>,
+    },
+    /// A line of a targets file has flags that are none of its.
+    #[error("{0}")]
+    Line(String),
+    /// `-f`.
+    #[error("cannot read the targets file {file}: {source}")]
+    TargetsFile {
+        /// As typed.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// `-f -` twice.
+    #[error("standard input can be read only once")]
+    StdinTwice,
+    /// A targets file with nothing but comments.
+    #[error("{0} holds no target")]
+    NoTargets(String),
+    /// Several clusters in one run.
+    #[error("context \"{0}\" is another one than the run's; a run has one")]
+    OtherContext(String),
     /// `--address`.
     #[error("\"{0}\" is no address to listen on")]
     Address(String),
@@ -144,10 +173,30 @@ pub enum UsageError {
 }
 
 impl UsageError {
+    /// Tells where it is.
+    pub(super) fn at(self, place: Option<&Place>) -> Self {
+        match place.cloned() {
+            Some(place) => Self::At { place, error: self.into() },
+            None => self,
+        }
+    }
+
     /// What to type instead.
     pub fn hint(&self) -> String {
         match self {
             Self::Target(error) => error.hint(),
+            Self::At { error, .. } => error.hint(),
+            Self::Line(_) => {
+                "a line holds a target, its ports, and -n NAMESPACE, -l ADDRESS or --context NAME; other flags are for \
+                 the command line"
+                    .into()
+            }
+            Self::TargetsFile { .. } => "name a file of text, or - for standard input".into(),
+            Self::StdinTwice => "give -f - once".into(),
+            Self::NoTargets(_) => "write a target and its ports on a line: svc/web 8080:http".into(),
+            Self::OtherContext(_) => {
+                "make a targets file for each context, and run kubectl relay for each".into()
+            }
             Self::Address(_) => {
                 "give an IP address of this machine, or localhost: --address 127.0.0.1".into()
             }
@@ -160,13 +209,13 @@ impl UsageError {
 }
 
 impl Settings {
-    /// Gives the typed arguments their meaning. Reads the patch file, nothing else.
+    /// Gives the typed arguments their meaning. Reads the targets files and the patch file, nothing else.
     ///
     /// # Errors
     /// The first argument that makes no sense.
     pub fn from_args(args: Args) -> Result<Self, UsageError> {
-        let targets = parse_arguments(&args.arguments)?;
-        let addresses = parse_addresses(&args.listen.address)?;
+        let targets = wanted::gather(&args)?;
+        let context = wanted::context(args.cluster.context.as_deref(), &targets)?;
         let session = &args.session;
         if session.dead_after.is_zero() || session.dead_after < session.ping * 2 {
             return Err(UsageError::DeadBeforePing {
@@ -178,7 +227,6 @@ impl Settings {
         Ok(Self {
             targets,
             command: CommandLine::new(args.command),
-            addresses,
             connect_wait: args.listen.connect_wait,
             session: SessionSettings {
                 transport: session.transport,
@@ -189,7 +237,7 @@ impl Settings {
             },
             agent,
             pod_running_timeout: args.agent.pod_running_timeout,
-            cluster: args.cluster,
+            cluster: ClusterArgs { context, ..args.cluster },
             json: args.output == OutputArg::Json,
             verbosity: args.verbosity,
         })
@@ -226,7 +274,7 @@ fn agent_settings(args: &Args) -> Result<AgentSettings, UsageError> {
     })
 }
 
-fn parse_addresses(typed: &[String]) -> Result<Vec<ListenAddress>, UsageError> {
+pub(super) fn parse_addresses(typed: &[String]) -> Result<Vec<ListenAddress>, UsageError> {
     let mut addresses = Vec::new();
     for text in typed {
         let address = match text.trim() {
@@ -295,7 +343,7 @@ mod tests {
     #[test]
     fn nothing_typed_means_the_documented_defaults() {
         let settings = settings(&["svc/web", "80"]).unwrap();
-        assert_eq!(settings.addresses, [ListenAddress::Localhost]);
+        assert_eq!(settings.targets[0].addresses, [ListenAddress::Localhost]);
         assert_eq!(settings.connect_wait, Duration::from_secs(10));
         assert_eq!(settings.session.ping, Some(Duration::from_secs(5)));
         assert_eq!(settings.session.dead_after, Duration::from_secs(15));
@@ -345,6 +393,7 @@ mod tests {
     #[test]
     fn an_address_named_twice_is_listened_on_once() {
         let settings = settings(&["-l", "localhost,::1,localhost", "x", "1"]).unwrap();
-        assert_eq!(settings.addresses, [ListenAddress::Localhost, ListenAddress::Ip("::1".parse().unwrap())]);
+        let both = [ListenAddress::Localhost, ListenAddress::Ip("::1".parse().unwrap())];
+        assert_eq!(settings.targets[0].addresses, both);
     }
 }

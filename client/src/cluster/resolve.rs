@@ -28,12 +28,14 @@ use super::{
 };
 use crate::{
     port::{LocalPort, PortSpec, RemotePort},
-    target::{Kind, Target, TargetSpec},
+    target::{Kind, Place, Target, TargetSpec},
 };
 
 /// One local port's way to its target.
 #[derive(Debug)]
 pub struct Forward {
+    /// Where it is typed, if not on the command line.
+    pub place: Option<Place>,
     /// The target as typed.
     pub target: String,
     /// The local port; `Same` has become a number.
@@ -367,6 +369,7 @@ fn each_port(
             (local, _) => local,
         };
         Ok(Forward {
+            place: spec.place.clone(),
             target: typed.clone(),
             local,
             protocol: selected.protocol,
