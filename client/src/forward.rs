@@ -1,5 +1,6 @@
 //! From local sockets to the session: where to, over what, and what to do while there is nothing yet.
 
+mod connection;
 mod early;
 pub mod listen;
 pub mod tcp;
@@ -52,6 +53,8 @@ pub struct Path {
     pub route: Arc<Route>,
     /// TCP or UDP.
     pub protocol: Protocol,
+    /// The target's port, as its Forwarding line has it.
+    pub remote: u16,
 }
 
 impl From<&Forward> for Path {
@@ -60,6 +63,7 @@ impl From<&Forward> for Path {
             target: forward.target.as_str().into(),
             route: Arc::clone(&forward.route),
             protocol: forward.protocol,
+            remote: forward.remote,
         }
     }
 }
@@ -79,6 +83,17 @@ pub enum NotForwarded {
     /// The session refuses.
     #[error("{0}")]
     Refused(Status),
+}
+
+impl NotForwarded {
+    /// For scripts.
+    fn status(&self) -> Status {
+        match self {
+            Self::Refused(status) => *status,
+            Self::Ending => Status::Aborted,
+            Self::Waited(_) | Self::Gone(_) => Status::ConnectTimedOut,
+        }
+    }
 }
 
 impl Relay {

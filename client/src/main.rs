@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 use kubectl_relay::{
-    cli::{args::Args, args::OutputArg, settings::Settings},
+    cli::{args::Args, settings::Settings},
     error::Error,
     output::Output,
     run::run,
@@ -33,8 +33,7 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let output = Output::new(args.output == OutputArg::Json, args.verbosity);
-    let output = Arc::new(if args.command.is_empty() { output } else { output.beside_a_command() });
+    let output = Arc::new(args.terminal());
     log_to_stderr(args.verbosity);
     match start(args, Arc::clone(&output)) {
         Ok(Ok(code)) => ExitCode::from(code),

@@ -75,12 +75,40 @@ pub enum EndedBy {
     Remote,
 }
 
+/// A local connection or flow that has ended.
+#[derive(Debug, Clone)]
+pub struct Connection<'a> {
+    /// The target as typed.
+    pub target: &'a str,
+    /// The target's port.
+    pub remote: u16,
+    /// What it was.
+    pub protocol: Protocol,
+    /// The local program's address.
+    pub peer: SocketAddr,
+    /// When it was accepted.
+    pub start: Timestamp,
+    /// When its last end was done.
+    pub end: Timestamp,
+    /// The time between, whatever was done to the clock.
+    pub took: Duration,
+    /// Bytes of the local program.
+    pub sent: u64,
+    /// Bytes for the local program.
+    pub received: u64,
+    /// How it ended.
+    pub status: Status,
+    /// Who ended it, where it did not end well.
+    pub by: EndedBy,
+}
+
 /// The terminal.
 pub struct Output {
     json: bool,
     verbosity: u8,
     /// stdout is a command's: everything goes to stderr.
     beside_a_command: bool,
+    log_connections: bool,
     sink: Mutex<Sink>,
 }
 
@@ -124,6 +152,21 @@ enum Event<'a> {
         sent: u64,
         received: u64,
     },
+    Connection {
+        target: &'a str,
+        remote_port: u16,
+        protocol: String,
+        peer: String,
+        start: String,
+        end: String,
+        seconds: f64,
+        sent: u64,
+        received: u64,
+        status: u8,
+        reason: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<&'a str>,
+    },
     Note {
         message: &'a str,
     },
@@ -160,13 +203,19 @@ impl Output {
         stderr: Box<dyn Write + Send>,
     ) -> Self {
         let sink = Sink { stdout, stderr, stdout_open: true, failures: HashMap::new() };
-        Self { json, verbosity, beside_a_command: false, sink: Mutex::new(sink) }
+        Self { json, verbosity, beside_a_command: false, log_connections: false, sink: Mutex::new(sink) }
     }
 
     /// Leaves stdout to a command: lines or events go to stderr, and with events nothing else does.
     #[must_use]
     pub fn beside_a_command(self) -> Self {
         Self { beside_a_command: true, ..self }
+    }
+
+    /// Tells of every connection at its end.
+    #[must_use]
+    pub fn log_connections(self) -> Self {
+        Self { log_connections: true, ..self }
     }
 
     /// A forward's line, at the moment traffic can flow.
@@ -237,12 +286,41 @@ impl Output {
             target,
             status: status.as_u8(),
             reason: status.to_string(),
-            by: match by {
-                EndedBy::Local => "local",
-                EndedBy::Remote => "remote",
-            },
+            by: by.as_str(),
             sent,
             received,
+        });
+    }
+
+    /// A connection or flow that has ended, for whoever asked to be told of each.
+    pub fn connection(&self, ended: &Connection<'_>) {
+        if !self.log_connections {
+            return;
+        }
+        let (start, end) = (millis(ended.start), millis(ended.end));
+        let by = (ended.status != Status::Ok).then(|| ended.by.as_str());
+        if !self.json {
+            let Connection { target, remote, protocol, peer, sent, received, status, .. } = ended;
+            let by = by.map(|by| format!(" by={by}")).unwrap_or_default();
+            self.stderr(&format!(
+                "connection start={start} end={end} seconds={:.3} peer={peer} target={target} port={remote}/{protocol} \
+                 sent={sent} received={received} status=\"{status}\"{by}",
+                ended.took.as_secs_f64()
+            ));
+        }
+        self.event(|| Event::Connection {
+            target: ended.target,
+            remote_port: ended.remote,
+            protocol: ended.protocol.to_string(),
+            peer: ended.peer.to_string(),
+            start,
+            end,
+            seconds: (ended.took.as_secs_f64() * 1000.0).round() / 1000.0,
+            sent: ended.sent,
+            received: ended.received,
+            status: ended.status.as_u8(),
+            reason: ended.status.to_string(),
+            by,
         });
     }
 
@@ -346,6 +424,20 @@ impl Output {
         // There is nowhere left to report this to.
         let _ = writeln!(sink.stderr, "{text}").and_then(|()| sink.stderr.flush());
     }
+}
+
+impl EndedBy {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Remote => "remote",
+        }
+    }
+}
+
+/// A time for logs, to the millisecond.
+fn millis(time: Timestamp) -> String {
+    format!("{time:.3}")
 }
 
 /// A time for people, to the second.
@@ -486,6 +578,55 @@ pub(crate) mod tests {
             events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).collect();
         assert_eq!((&events[0]["event"], &events[1]["event"]), (&"forwarding".into(), &"error".into()));
         assert_eq!(events.len(), 2);
+    }
+
+    fn connection(status: Status) -> Connection<'static> {
+        Connection {
+            target: "svc/web",
+            remote: 80,
+            protocol: Protocol::Tcp,
+            peer: "127.0.0.1:54321".parse().unwrap(),
+            start: "2030-01-01T12:00:00Z".parse().unwrap(),
+            end: "2030-01-01T12:00:01.25Z".parse().unwrap(),
+            took: Duration::from_micros(1_250_400),
+            sent: 7,
+            received: 4096,
+            status,
+            by: EndedBy::Local,
+        }
+    }
+
+    #[test]
+    fn connections_are_told_of_to_whoever_asked() {
+        let (output, out, err) = captured(false);
+        output.connection(&connection(Status::Ok));
+        assert_eq!(err.text(), "");
+        let output = output.log_connections();
+        output.connection(&connection(Status::Ok));
+        output.connection(&connection(Status::ResetByPeer));
+        let common = "connection start=2030-01-01T12:00:00.000Z end=2030-01-01T12:00:01.250Z seconds=1.250 \
+                      peer=127.0.0.1:54321 target=svc/web port=80/tcp sent=7 received=4096";
+        assert_eq!(
+            err.text(),
+            format!("{common} status=\"ok\"\n{common} status=\"{}\" by=local\n", Status::ResetByPeer)
+        );
+        assert_eq!(out.text(), "");
+    }
+
+    #[test]
+    fn as_events_connections_are_told_of_on_stdout_alone() {
+        let (output, out, err) = captured(true);
+        output.log_connections().connection(&connection(Status::ResetByPeer));
+        let mut event: serde_json::Value = serde_json::from_str(&out.text()).unwrap();
+        event.as_object_mut().unwrap().remove("time");
+        assert_eq!(
+            event,
+            serde_json::json!({"event": "connection", "target": "svc/web", "remotePort": 80, "protocol": "tcp",
+                "peer": "127.0.0.1:54321", "start": "2030-01-01T12:00:00.000Z", "end": "2030-01-01T12:00:01.250Z",
+                "seconds": 1.25, "sent": 7, "received": 4096, "status": 9, "reason": Status::ResetByPeer.to_string(),
+                "by": "local"})
+        );
+        assert_eq!(err.text(), "");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
+    io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{Arc, Mutex, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -114,6 +115,40 @@ async fn session_with(config: &ClientConfig) -> Session {
 struct Forwarding {
     local: SocketAddr,
     current: watch::Sender<Current>,
+    stderr: Captured,
+}
+
+impl Forwarding {
+    /// Waits for the line about a connection, and gives it from the peer on.
+    async fn logged(&self) -> String {
+        timeout(SOON, async {
+            loop {
+                let text = self.stderr.0.lock().unwrap().clone();
+                let text = String::from_utf8(text).unwrap();
+                if let Some(line) = text.lines().find(|line| line.starts_with("connection start=")) {
+                    return line[line.find("peer=").unwrap()..].to_owned();
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap()
+    }
+}
+
+/// stderr that can be read.
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn forwarding(protocol: Protocol, port: u16, connect_wait: Duration) -> Forwarding {
@@ -123,10 +158,11 @@ fn forwarding(protocol: Protocol, port: u16, connect_wait: Duration) -> Forwardi
 
 fn forwarding_by(route: Route, protocol: Protocol, connect_wait: Duration) -> Forwarding {
     let (current, receiver) = watch::channel(Current::Starting);
-    let output = Output::to(false, 0, Box::new(std::io::sink()), Box::new(std::io::sink()));
+    let stderr = Captured::default();
+    let output = Output::to(false, 0, Box::new(std::io::sink()), Box::new(stderr.clone())).log_connections();
     let relay =
         Relay { current: receiver, connect_wait, output: Arc::new(output), tasks: TaskTracker::new() };
-    let path = Path { target: "ip/10.0.0.1".into(), route: Arc::new(route), protocol };
+    let path = Path { target: "ip/10.0.0.1".into(), route: Arc::new(route), protocol, remote: 80 };
     let loopback = ListenAddress::Ip([127, 0, 0, 1].into());
     let bound = bind(&[loopback], LocalPort::Free, protocol).unwrap().remove(0);
     let local = bound.local_addr().unwrap();
@@ -134,7 +170,7 @@ fn forwarding_by(route: Route, protocol: Protocol, connect_wait: Duration) -> Fo
         Bound::Tcp(listener) => tokio::spawn(tcp::serve(listener, path, relay)),
         Bound::Udp(socket) => tokio::spawn(udp::serve(socket, path, relay)),
     };
-    Forwarding { local, current }
+    Forwarding { local, current, stderr }
 }
 
 #[tokio::test]
@@ -147,6 +183,47 @@ async fn bytes_go_there_and_back_and_a_half_close_keeps_the_reply_flowing() {
     let mut reply = Vec::new();
     timeout(SOON, socket.read_to_end(&mut reply)).await.unwrap().unwrap();
     assert_eq!(reply, b"hello");
+}
+
+#[tokio::test]
+async fn each_connection_is_told_of_at_its_end() {
+    let session = session().await;
+    let fine = forwarding(Protocol::Tcp, 80, SOON);
+    fine.current.send_replace(Current::Session { session: session.clone(), ready: true });
+    let mut socket = TcpStream::connect(fine.local).await.unwrap();
+    let peer = socket.local_addr().unwrap();
+    socket.write_all(b"hello").await.unwrap();
+    socket.shutdown().await.unwrap();
+    socket.read_to_end(&mut Vec::new()).await.unwrap();
+    let expected = format!("peer={peer} target=ip/10.0.0.1 port=80/tcp sent=5 received=5 status=\"ok\"");
+    assert_eq!(fine.logged().await, expected);
+
+    let refused = forwarding(Protocol::Tcp, 1, SOON);
+    refused.current.send_replace(Current::Session { session: session.clone(), ready: true });
+    let socket = TcpStream::connect(refused.local).await.unwrap();
+    let peer = socket.local_addr().unwrap();
+    let expected = format!(
+        "peer={peer} target=ip/10.0.0.1 port=80/tcp sent=0 received=0 status=\"{}\" by=remote",
+        Status::Refused
+    );
+    assert_eq!(refused.logged().await, expected);
+}
+
+#[tokio::test]
+async fn a_flow_is_told_of_when_it_ends() {
+    let forwarding = forwarding(Protocol::Udp, 53, SOON);
+    let session = session().await;
+    forwarding.current.send_replace(Current::Session { session: session.clone(), ready: true });
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(b"question", forwarding.local).await.unwrap();
+    timeout(SOON, socket.recv(&mut [0; 16])).await.unwrap().unwrap();
+    session.abandon("its pod was deleted");
+    let expected = format!(
+        "peer={} target=ip/10.0.0.1 port=80/udp sent=8 received=8 status=\"{}\" by=remote",
+        socket.local_addr().unwrap(),
+        Status::AgentLost
+    );
+    assert_eq!(forwarding.logged().await, expected);
 }
 
 #[tokio::test]
@@ -241,7 +318,7 @@ async fn while_the_path_is_down_a_new_connection_is_reset_after_its_wait() {
 
 #[tokio::test]
 async fn connections_that_wait_are_reset_when_the_run_ends() {
-    let Forwarding { local, current } = forwarding(Protocol::Tcp, 80, SOON);
+    let Forwarding { local, current, .. } = forwarding(Protocol::Tcp, 80, SOON);
     let mut socket = TcpStream::connect(local).await.unwrap();
     drop(current);
     let error = timeout(SOON, socket.read(&mut [0; 1])).await.unwrap().unwrap_err();

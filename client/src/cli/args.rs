@@ -8,6 +8,7 @@ use super::{
     duration::parse_duration,
     help::{ABOUT, EXAMPLES},
 };
+use crate::output::Output;
 
 /// `kubectl relay`.
 #[derive(Debug, Clone, Parser)]
@@ -51,6 +52,10 @@ pub struct Args {
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputArg::Text)]
     pub output: OutputArg,
 
+    /// Tell of each connection at its end: when, from where, to what, bytes each way, status.
+    #[arg(long)]
+    pub log_connections: bool,
+
     /// Log more to stderr: 2 tells states, 4 decisions, 6 requests, 8 frames.
     #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0)]
     pub verbosity: u8,
@@ -70,6 +75,13 @@ impl Args {
             return Err(Self::command().error(ErrorKind::MissingRequiredArgument, message));
         }
         Ok(args)
+    }
+
+    /// What the flags make of stdout and stderr.
+    pub fn terminal(&self) -> Output {
+        let output = Output::new(self.output == OutputArg::Json, self.verbosity);
+        let output = if self.command.is_empty() { output } else { output.beside_a_command() };
+        if self.log_connections { output.log_connections() } else { output }
     }
 }
 

@@ -37,9 +37,8 @@ impl Failed {
     /// For scripts.
     pub(super) fn status(&self) -> Status {
         match self {
-            Self::NotForwarded(NotForwarded::Refused(status)) | Self::Refused(_, status) => *status,
-            Self::NotForwarded(NotForwarded::Ending) => Status::Aborted,
-            Self::NotForwarded(_) => Status::ConnectTimedOut,
+            Self::NotForwarded(why) => why.status(),
+            Self::Refused(_, status) => *status,
             Self::Local(_) => Status::ResetByPeer,
         }
     }

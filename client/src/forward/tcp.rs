@@ -1,6 +1,6 @@
 //! TCP: accepts local connections and splices each with a stream of its own.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use relay_protocol::Status;
 use relay_tunnel::{SpliceEnd, abort, splice};
@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{
     Path, Relay,
+    connection::{Began, Ended},
     early::{Failed, Opened, open},
 };
 use crate::{cluster::ready::Destination, dial_failure::is_about_dialling, output::EndedBy};
@@ -21,7 +22,7 @@ pub async fn serve(listener: TcpListener, path: Path, relay: Relay) {
         match listener.accept().await {
             Ok((socket, peer)) => {
                 tracing::debug!(%peer, target = %path.target, "accepted");
-                relay.tasks.spawn(carry(socket, path.clone(), relay.clone()));
+                relay.tasks.spawn(carry(socket, peer, path.clone(), relay.clone()));
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
@@ -39,41 +40,50 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn carry(mut socket: TcpStream, path: Path, relay: Relay) {
+async fn carry(socket: TcpStream, peer: SocketAddr, path: Path, relay: Relay) {
+    let began = Began::now(peer);
+    let ended = carried(socket, &path, &relay).await;
+    tracing::debug!(target = %path.target, ?ended, "ended");
+    if ended.status != Status::Ok {
+        relay.output.stream_ended(&path.target, ended.status, ended.by, ended.sent, ended.received);
+    }
+    began.ended(&path, &relay, ended);
+}
+
+async fn carried(mut socket: TcpStream, path: &Path, relay: &Relay) -> Ended {
     // Whatever ends this process, a connection that was not forwarded to its end must not look as if it had been.
     if let Err(error) = socket.set_nodelay(true).and_then(|()| socket.set_zero_linger()) {
         tracing::debug!(%error, "options of an accepted socket");
     }
-    let Opened { stream, destination, early } = match open(&mut socket, &path, &relay).await {
+    let Opened { stream, destination, early } = match open(&mut socket, path, relay).await {
         Ok(opened) => opened,
         Err(why) => {
             abort(socket);
-            relay.output.stream_ended(&path.target, why.status(), EndedBy::Remote, 0, 0);
+            let (status, mut by) = (why.status(), EndedBy::Remote);
             match why {
                 Failed::NotForwarded(why) => relay.output.not_forwarded(&path.target, &why.to_string()),
-                Failed::Refused(destination, status) => tell(&relay, &path, &destination, status),
+                Failed::Refused(destination, status) => tell(relay, path, &destination, status),
                 Failed::Local(error) => {
                     tracing::debug!(%error, target = %path.target, "ended before it began");
+                    by = EndedBy::Local;
                 }
             }
-            return;
+            return Ended { status, by, sent: 0, received: 0 };
         }
     };
     let report = splice(socket, stream).await;
     let (sent, received) = (early + report.sent, report.received);
-    tracing::debug!(target = %path.target, sent, received, end = ?report.end, "ended");
-    match report.end {
-        SpliceEnd::Finished => {}
-        SpliceEnd::ResetBySocket(_) => {
-            relay.output.stream_ended(&path.target, Status::ResetByPeer, EndedBy::Local, sent, received);
-        }
+    let (status, by) = match report.end {
+        SpliceEnd::Finished => (Status::Ok, EndedBy::Remote),
+        SpliceEnd::ResetBySocket(_) => (Status::ResetByPeer, EndedBy::Local),
         SpliceEnd::ResetByTunnel(status) => {
-            relay.output.stream_ended(&path.target, status, EndedBy::Remote, sent, received);
             if received == 0 {
-                tell(&relay, &path, &destination, status);
+                tell(relay, path, &destination, status);
             }
+            (status, EndedBy::Remote)
         }
-    }
+    };
+    Ended { status, by, sent, received }
 }
 
 fn tell(relay: &Relay, path: &Path, destination: &Destination, status: Status) {

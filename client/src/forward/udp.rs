@@ -11,8 +11,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Path, Relay};
-use crate::dial_failure::is_about_dialling;
+use super::{
+    Path, Relay,
+    connection::{Began, Ended},
+};
+use crate::{dial_failure::is_about_dialling, output::EndedBy};
 
 /// The most flows of one listener; the one that was quiet the longest makes room.
 const MAX_FLOWS: usize = 1024;
@@ -86,6 +89,13 @@ fn make_room(peers: &mut HashMap<SocketAddr, Peer>) {
     }
 }
 
+/// What one flow has carried.
+#[derive(Default)]
+struct Carried {
+    sent: u64,
+    received: u64,
+}
+
 struct Flow {
     socket: Arc<UdpSocket>,
     peer: SocketAddr,
@@ -106,7 +116,22 @@ impl Flow {
 
     /// One flow; true when it went with its agent.
     async fn once(&self, first: Bytes, datagrams: &mut mpsc::Receiver<Bytes>) -> bool {
+        let began = Began::now(self.peer);
+        let mut bytes = Carried::default();
+        let (is_lost, status) = self.carried(first, datagrams, &mut bytes).await;
+        let ended = Ended { status, by: EndedBy::Remote, sent: bytes.sent, received: bytes.received };
+        began.ended(&self.path, &self.relay, ended);
+        is_lost
+    }
+
+    async fn carried(
+        &self,
+        first: Bytes,
+        datagrams: &mut mpsc::Receiver<Bytes>,
+        bytes: &mut Carried,
+    ) -> (bool, Status) {
         let mut unsent = Some(first);
+        let mut last = Status::Ok;
         // An agent that is lost at the very moment costs another try, not the datagram.
         while let Some(datagram) = unsent {
             let opened = self
@@ -117,11 +142,12 @@ impl Flow {
                 Ok(opened) => opened,
                 Err(why) => {
                     self.relay.output.not_forwarded(&self.path.target, &why.to_string());
-                    return false;
+                    return (false, why.status());
                 }
             };
-            let Some((FlowClosed { status }, left)) = self.exchange(flow, datagram, datagrams).await else {
-                return false;
+            let closed = self.exchange(flow, datagram, datagrams, bytes).await;
+            let Some((FlowClosed { status }, left)) = closed else {
+                return (false, Status::Ok);
             };
             tracing::debug!(peer = %self.peer, %status, "flow closed");
             if !matches!(status, Status::AgentLost | Status::ShuttingDown) {
@@ -129,11 +155,11 @@ impl Flow {
                     self.path.route.doubt();
                     self.relay.output.dial_failed(&self.path.target, &destination, status);
                 }
-                return false;
+                return (false, status);
             }
-            unsent = left;
+            (unsent, last) = (left, status);
         }
-        true
+        (true, last)
     }
 
     /// Both ways until either end is done; `None` when it is this side. Otherwise also the datagram that came too
@@ -143,10 +169,12 @@ impl Flow {
         mut flow: TunnelFlow,
         first: Bytes,
         datagrams: &mut mpsc::Receiver<Bytes>,
+        bytes: &mut Carried,
     ) -> Option<(FlowClosed, Option<Bytes>)> {
         if let Err(closed) = flow.send(first.clone()) {
             return Some((closed, Some(first)));
         }
+        bytes.sent += first.len() as u64;
         let mut quiet = Instant::now() + QUIET;
         loop {
             tokio::select! {
@@ -155,9 +183,11 @@ impl Flow {
                     if let Err(closed) = flow.send(datagram.clone()) {
                         return Some((closed, Some(datagram)));
                     }
+                    bytes.sent += datagram.len() as u64;
                 }
                 answer = flow.recv() => match answer {
                     Ok(datagram) => {
+                        bytes.received += datagram.len() as u64;
                         if let Err(error) = self.socket.send_to(&datagram, self.peer).await {
                             tracing::debug!(%error, peer = %self.peer, "answer not delivered");
                         }
