@@ -22,6 +22,14 @@ pub enum Error {
         /// What is wrong.
         error: Box<Self>,
     },
+    /// In one of several contexts.
+    #[error("context {name}: {error}")]
+    InContext {
+        /// The context.
+        name: String,
+        /// What is wrong.
+        error: Box<Self>,
+    },
     /// A wrong command line.
     #[error(transparent)]
     Usage(#[from] UsageError),
@@ -60,10 +68,18 @@ impl Error {
         }
     }
 
+    /// Tells in which of several contexts it is.
+    pub fn of_context(self, name: Option<&str>, is_one_of_several: bool) -> Self {
+        match name.filter(|_| is_one_of_several) {
+            Some(name) => Self::InContext { name: name.into(), error: self.into() },
+            None => self,
+        }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> String {
         match self {
-            Self::At { error, .. } => error.hint(),
+            Self::At { error, .. } | Self::InContext { error, .. } => error.hint(),
             Self::Usage(error) => error.hint(),
             Self::Config(error) => error.hint(),
             Self::Connect(ConnectError::Proxy(_)) => {
@@ -82,7 +98,7 @@ impl Error {
     /// 2 for a wrong command line, 126 and 127 for a command that cannot be started, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::At { error, .. } => error.exit_code(),
+            Self::At { error, .. } | Self::InContext { error, .. } => error.exit_code(),
             Self::Usage(_) => 2,
             Self::Command(error) => error.exit_code(),
             _ => 1,

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     io::{self, Write},
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -109,7 +109,9 @@ pub struct Output {
     /// stdout is a command's: everything goes to stderr.
     beside_a_command: bool,
     log_connections: bool,
-    sink: Mutex<Sink>,
+    /// Which of several contexts it is about.
+    context: Option<String>,
+    sink: Arc<Mutex<Sink>>,
 }
 
 struct Sink {
@@ -185,6 +187,8 @@ enum Event<'a> {
 #[derive(Serialize)]
 struct Stamped<'a> {
     time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<&'a str>,
     #[serde(flatten)]
     event: Event<'a>,
 }
@@ -203,7 +207,14 @@ impl Output {
         stderr: Box<dyn Write + Send>,
     ) -> Self {
         let sink = Sink { stdout, stderr, stdout_open: true, failures: HashMap::new() };
-        Self { json, verbosity, beside_a_command: false, log_connections: false, sink: Mutex::new(sink) }
+        Self {
+            json,
+            verbosity,
+            beside_a_command: false,
+            log_connections: false,
+            context: None,
+            sink: Arc::new(Mutex::new(sink)),
+        }
     }
 
     /// Leaves stdout to a command: lines or events go to stderr, and with events nothing else does.
@@ -216,6 +227,12 @@ impl Output {
     #[must_use]
     pub fn log_connections(self) -> Self {
         Self { log_connections: true, ..self }
+    }
+
+    /// The same terminal, for what is about one of several contexts.
+    #[must_use]
+    pub fn about_context(&self, name: &str) -> Self {
+        Self { context: Some(name.into()), sink: Arc::clone(&self.sink), ..*self }
     }
 
     /// A forward's line, at the moment traffic can flow.
@@ -277,7 +294,7 @@ impl Output {
                 clock(*since)
             ),
         };
-        self.stderr(&text);
+        self.stderr(&self.about(&text));
     }
 
     /// A connection that ended otherwise than well. The terminal is not told of each: a program knows its own.
@@ -302,9 +319,10 @@ impl Output {
         if !self.json {
             let Connection { target, remote, protocol, peer, sent, received, status, .. } = ended;
             let by = by.map(|by| format!(" by={by}")).unwrap_or_default();
+            let context = self.context.as_ref().map(|name| format!(" context={name}")).unwrap_or_default();
             self.stderr(&format!(
                 "connection start={start} end={end} seconds={:.3} peer={peer} target={target} port={remote}/{protocol} \
-                 sent={sent} received={received} status=\"{status}\"{by}",
+                 sent={sent} received={received} status=\"{status}\"{by}{context}",
                 ended.took.as_secs_f64()
             ));
         }
@@ -327,19 +345,19 @@ impl Output {
     /// Something worth knowing.
     pub fn note(&self, message: &str) {
         self.event(|| Event::Note { message });
-        self.stderr(&format!("note: {message}"));
+        self.stderr(&format!("note: {}", self.about(message)));
     }
 
     /// Something is wrong, and the run goes on.
     pub fn warning(&self, message: &str, hint: Option<&str>) {
         self.event(|| Event::Warning { message, hint });
-        self.stderr(&with_hint(&format!("warning: {message}"), hint));
+        self.stderr(&with_hint(&format!("warning: {}", self.about(message)), hint));
     }
 
     /// Why the run ends.
     pub fn error(&self, message: &str, hint: Option<&str>) {
         self.event(|| Event::Error { message, hint });
-        self.stderr(&with_hint(&format!("error: {message}"), hint));
+        self.stderr(&with_hint(&format!("error: {}", self.about(message)), hint));
     }
 
     /// A connection that the agent could not make. The same failure of the same target is told once in ten seconds.
@@ -355,9 +373,9 @@ impl Output {
     }
 
     fn repeated(&self, target: &str, message: &str, hint: &str, now: Instant) {
-        let key = (target.to_owned(), message.to_owned());
+        let key = (self.about(target), message.to_owned());
         let times = {
-            let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut sink = self.sink();
             match sink.failures.get_mut(&key) {
                 Some(repeated) if now.duration_since(repeated.told) < REPEAT => {
                     repeated.since += 1;
@@ -388,11 +406,23 @@ impl Output {
         if !self.json {
             return;
         }
-        let stamped = Stamped { time: Timestamp::now().to_string(), event: event() };
+        let context = self.context.as_deref();
+        let stamped = Stamped { time: Timestamp::now().to_string(), context, event: event() };
         // Strings and numbers always make JSON.
         if let Ok(line) = serde_json::to_string(&stamped) {
             self.result(&line);
         }
+    }
+
+    fn about(&self, text: &str) -> String {
+        match &self.context {
+            Some(name) => format!("context {name}: {text}"),
+            None => text.to_owned(),
+        }
+    }
+
+    fn sink(&self) -> MutexGuard<'_, Sink> {
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn result(&self, line: &str) {
@@ -400,7 +430,7 @@ impl Output {
     }
 
     fn write_stdout(&self, line: &str) {
-        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sink = self.sink();
         if !sink.stdout_open {
             return;
         }
@@ -420,7 +450,7 @@ impl Output {
     }
 
     fn write_stderr(&self, text: &str) {
-        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sink = self.sink();
         // There is nowhere left to report this to.
         let _ = writeln!(sink.stderr, "{text}").and_then(|()| sink.stderr.flush());
     }
@@ -594,6 +624,26 @@ pub(crate) mod tests {
             status,
             by: EndedBy::Local,
         }
+    }
+
+    #[test]
+    fn of_several_contexts_each_is_named() {
+        let (output, out, err) = captured(false);
+        let (one, two) = (output.about_context("one"), output.log_connections().about_context("two"));
+        one.forwarding(&line("127.0.0.1:8080", 80, Protocol::Tcp));
+        one.state(&RelayState::Draining);
+        one.warning("slow", None);
+        two.connection(&connection(Status::Ok));
+        assert_eq!(out.text(), "Forwarding from 127.0.0.1:8080 -> 80\n");
+        let err = err.text();
+        let lines: Vec<_> = err.lines().collect();
+        assert_eq!(lines[0], "context one: the agent is asked to end; starting another one");
+        assert_eq!(lines[1], "warning: context one: slow");
+        assert!(lines[2].ends_with(" context=two"), "{err}");
+
+        let (output, out, _) = captured(true);
+        output.about_context("one").state(&RelayState::Connecting);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&out.text()).unwrap()["context"], "one");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! One run from its settings to its end: look targets up, bind ports, start an agent, forward, clean up.
 
+mod context;
+
 use std::{
     pin::pin,
     sync::{
@@ -9,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use context::{Context, Contexts};
 use futures_util::{StreamExt, future, stream::FuturesUnordered};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::task::TaskTracker;
@@ -22,11 +25,7 @@ use crate::{
         supervisor::{Current, Supervised, Supervisor},
     },
     cli::settings::Settings,
-    cluster::{
-        access::Access,
-        config::ClusterConfig,
-        resolve::{Forward, ResolveError, Resolver},
-    },
+    cluster::resolve::{Forward, ResolveError, TargetPods},
     command::{
         CommandLine, Program, Variables,
         environment::{Forwarded, variables},
@@ -62,7 +61,7 @@ pub async fn run(settings: Settings, output: Arc<Output>) -> Result<u8, Error> {
         command.find()?;
     }
     let limit = FileLimit::raise();
-    let cleanup = watch::Sender::new(None);
+    let cleanup = watch::Sender::new(Vec::new());
     let ready = watch::Sender::new(None);
     let working = work(settings, Arc::clone(&output), &cleanup, &ready);
     let ended = match &command {
@@ -72,12 +71,10 @@ pub async fn run(settings: Settings, output: Arc<Output>) -> Result<u8, Error> {
             error = working => Ended::Failed(error),
         },
     };
-    let held: Option<Held> = cleanup.borrow().clone();
+    let held: Vec<Held> = cleanup.borrow().clone();
     let cleaning = async {
-        match held {
-            Some(held) => held.clean_up(&output).await,
-            None => Ok(()),
-        }
+        let all = future::join_all(held.into_iter().map(Held::clean_up)).await;
+        all.into_iter().collect::<Result<(), Error>>()
     };
     if let Ended::Lost(error, mut program) = ended {
         output.error(&error.to_string(), Some(&error.hint()));
@@ -157,10 +154,11 @@ struct Held {
     jobs: Jobs,
     supervised: Supervised,
     tasks: TaskTracker,
+    output: Arc<Output>,
 }
 
 impl Held {
-    async fn clean_up(self, output: &Output) -> Result<(), Error> {
+    async fn clean_up(self) -> Result<(), Error> {
         let current = self.supervised.current.borrow().clone();
         let goodbye = async {
             let session = async {
@@ -173,6 +171,7 @@ impl Held {
             self.tasks.close();
             let _ = timeout(LAST_RESETS, self.tasks.wait()).await;
         };
+        let output = &self.output;
         let ((), removed) = tokio::join!(goodbye, timeout(REMOVAL, self.jobs.remove_all()));
         match removed {
             Ok(Ok(())) => Ok(()),
@@ -199,7 +198,7 @@ impl Held {
 async fn work(
     settings: Settings,
     output: Arc<Output>,
-    cleanup: &watch::Sender<Option<Held>>,
+    cleanup: &watch::Sender<Vec<Held>>,
     ready: &watch::Sender<Option<Variables>>,
 ) -> Error {
     match forward_all(settings, output, cleanup, ready).await {
@@ -211,80 +210,130 @@ async fn work(
 async fn forward_all(
     settings: Settings,
     output: Arc<Output>,
-    cleanup: &watch::Sender<Option<Held>>,
+    cleanup: &watch::Sender<Vec<Held>>,
     ready: &watch::Sender<Option<Variables>>,
 ) -> Result<std::convert::Infallible, Error> {
-    let config = ClusterConfig::load(&settings.cluster).await?;
-    let access = Access::open(&settings.cluster, config.clone()).await?;
-    let resolver = Resolver {
-        access: access.clone(),
-        namespace: config.namespace.clone(),
-        request_timeout: settings.cluster.request_timeout,
-        pod_timeout: settings.pod_running_timeout,
-    };
-    let resolved = settings.targets.iter().map(async |wanted| {
-        let namespace = wanted.namespace.clone().unwrap_or_else(|| config.namespace.clone());
-        let resolver = Resolver { namespace, ..resolver.clone() };
+    let contexts = Contexts::open(&settings, &output).await?;
+    let wanted = || settings.targets.iter().zip(&contexts.of_target);
+    let resolved = wanted().map(async |(wanted, context)| {
+        let context = &contexts.all[*context];
+        let resolver = context.resolver(wanted.namespace.as_deref(), &settings);
         let resolved = resolver.resolve(&wanted.spec).await;
-        resolved.map_err(|error| Error::from(error).at(wanted.spec.place.as_ref()))
+        resolved.map_err(|error| context.named(error.into()).at(wanted.spec.place.as_ref()))
     });
     let resolved = future::try_join_all(resolved).await?;
-    // Every port is bound before anything is created in the cluster.
-    let (mut forwards, mut listeners) = (Vec::<Forward>::new(), Vec::new());
-    for (wanted, resolved) in settings.targets.iter().zip(resolved) {
+    // Every port is bound before anything is created in a cluster.
+    let (mut forwards, mut listeners) = (Vec::<(Forward, usize)>::new(), Vec::new());
+    let mut pods = vec![Vec::new(); contexts.all.len()];
+    for ((wanted, context), resolved) in wanted().zip(resolved) {
+        let namespace = wanted.namespace.as_ref().unwrap_or(&contexts.all[*context].config.namespace);
         for forward in resolved {
             let bound = bind(&wanted.addresses, forward.local, forward.protocol);
             listeners.push(bound.map_err(|error| Error::from(error).at(forward.place.as_ref()))?);
-            forwards.push(forward);
+            if let Some(of_this) = forward.pods.clone().map(|pods| (namespace.clone(), pods))
+                && !pods[*context].contains(&of_this)
+            {
+                pods[*context].push(of_this);
+            }
+            forwards.push((forward, *context));
         }
     }
-    for note in forwards.iter().filter_map(|forward| forward.note.as_deref()) {
-        output.note(note);
+    for (forward, context) in &forwards {
+        if let Some(note) = &forward.note {
+            contexts.all[*context].output.note(note);
+        }
     }
 
-    let mut pods: Vec<_> = forwards.iter().filter_map(|forward| forward.pods.clone()).collect();
-    pods.dedup();
-    let targets = (config.namespace.clone(), pods);
-    let namespace = settings.agent.namespace.clone().unwrap_or(config.namespace);
-    let jobs = Jobs::new(&access, &namespace, settings.cluster.request_timeout);
-    let owner = Owner::of_this_process(&config.user);
+    let (tasks, network) = (TaskTracker::new(), network::changes());
+    let starting = contexts.all.iter().zip(pods);
+    let starting = starting.map(|(context, pods)| start(context, &settings, &tasks, &network, pods));
+    let (supervisors, ways): (Vec<_>, Vec<_>) = starting.unzip();
+    cleanup.send_replace(ways.iter().map(|way| way.held.clone()).collect());
+
+    let planned: Vec<Planned> =
+        forwards.into_iter().map(|(forward, context)| Planned { forward, way: &ways[context] }).collect();
+    let serving = serve(&planned, listeners);
+    let not_ready = AtomicUsize::new(planned.len());
+    let one_is_ready = || {
+        if not_ready.fetch_sub(1, Ordering::Relaxed) == 1 {
+            ready.send_replace(Some(variables(&forwarded(&planned, &serving))));
+        }
+    };
+    let announced = contexts.all.iter().zip(&ways).map(async |(context, way)| {
+        let through_it = |(planned, _): &(&Planned<'_>, &Serving)| std::ptr::eq(planned.way, way);
+        let forwards = planned.iter().zip(&serving).filter(through_it);
+        let forwards = forwards.map(|(planned, serving)| (&planned.forward, serving)).collect();
+        announce(context, way, forwards, settings.pod_running_timeout, &one_is_ready).await
+    });
+    let mut announcing: FuturesUnordered<_> = announced.collect();
+    let removing = future::join_all(contexts.all.iter().zip(&ways).map(async |(context, way)| {
+        match way.held.jobs.remove_old(&way.owner, jiff::Timestamp::now()).await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "old Jobs removed"),
+            Err(error) => context
+                .output
+                .warning(&format!("{error}; Jobs that earlier runs left behind stay"), Some(&error.hint())),
+        }
+    }));
+    let mut supervising: FuturesUnordered<_> = contexts
+        .all
+        .iter()
+        .zip(supervisors)
+        .map(async |(context, supervisor)| context.named(supervisor.run().await.into()))
+        .collect();
+    tokio::select! {
+        Some(error) = supervising.next() => Err(error),
+        (Some(error), _) = async { tokio::join!(announcing.next(), removing) } => Err(error),
+    }
+}
+
+/// What the forwards of one context go through.
+struct Way {
+    relay: Relay,
+    was_ready: watch::Receiver<bool>,
+    held: Held,
+    owner: Owner,
+}
+
+/// What keeps a context's agent and session, and what goes through them.
+fn start(
+    context: &Context,
+    settings: &Settings,
+    tasks: &TaskTracker,
+    network: &watch::Receiver<u64>,
+    targets: Vec<(String, TargetPods)>,
+) -> (Supervisor, Way) {
+    let namespace = settings.agent.namespace.clone().unwrap_or_else(|| context.config.namespace.clone());
+    let jobs = Jobs::new(&context.access, &namespace, settings.cluster.request_timeout);
+    let owner = Owner::of_this_process(&context.config.user);
     let launcher = Launcher {
-        access,
+        access: context.access.clone(),
         namespace,
         settings: settings.agent.clone(),
         owner: owner.clone(),
         jobs: jobs.clone(),
         timeout: settings.pod_running_timeout,
-        output: Arc::clone(&output),
+        output: Arc::clone(&context.output),
         embedded: embedded(),
         targets,
         borrowed: Arc::default(),
     };
-    let (supervisor, supervised) = Supervisor::new(launcher, settings.session.clone(), network::changes());
-    let tasks = TaskTracker::new();
+    let (supervisor, supervised) = Supervisor::new(launcher, settings.session.clone(), network.clone());
     let Supervised { current, was_ready, .. } = supervised.clone();
-    cleanup.send_replace(Some(Held { jobs: jobs.clone(), supervised, tasks: tasks.clone() }));
+    let relay = Relay {
+        current,
+        connect_wait: settings.connect_wait,
+        output: Arc::clone(&context.output),
+        tasks: tasks.clone(),
+    };
+    let held = Held { jobs, supervised, tasks: tasks.clone(), output: Arc::clone(&context.output) };
+    (supervisor, Way { relay, was_ready, held, owner })
+}
 
-    let relay = Relay { current, connect_wait: settings.connect_wait, output: Arc::clone(&output), tasks };
-    let serving = serve(&forwards, listeners, &relay);
-    let announcing = async {
-        let all_ready = || {
-            ready.send_replace(Some(variables(&forwarded(&forwards, &serving))));
-        };
-        announce(&forwards, &serving, was_ready, settings.pod_running_timeout, &output, all_ready).await
-    };
-    let removing = async {
-        match jobs.remove_old(&owner, jiff::Timestamp::now()).await {
-            Ok(0) => {}
-            Ok(removed) => tracing::info!(removed, "old Jobs removed"),
-            Err(error) => output
-                .warning(&format!("{error}; Jobs that earlier runs left behind stay"), Some(&error.hint())),
-        }
-    };
-    tokio::select! {
-        error = supervisor.run() => Err(error.into()),
-        error = async { tokio::join!(announcing, removing).0 } => Err(error),
-    }
+/// A forward, and what it goes through.
+struct Planned<'a> {
+    forward: Forward,
+    way: &'a Way,
 }
 
 /// The bound addresses of one forward, and the tasks that serve them; dropping ends them.
@@ -293,8 +342,9 @@ struct Serving {
     _listeners: Vec<tokio_util::task::AbortOnDropHandle<()>>,
 }
 
-fn serve(forwards: &[Forward], listeners: Vec<Vec<Bound>>, relay: &Relay) -> Vec<Serving> {
-    let serve_one = |(forward, sockets): (&Forward, Vec<Bound>)| {
+fn serve(planned: &[Planned<'_>], listeners: Vec<Vec<Bound>>) -> Vec<Serving> {
+    let serve_one = |(planned, sockets): (&Planned<'_>, Vec<Bound>)| {
+        let forward = &planned.forward;
         let line = |socket: &Bound| {
             Some(ForwardLine {
                 local: socket.local_addr().ok()?,
@@ -305,7 +355,7 @@ fn serve(forwards: &[Forward], listeners: Vec<Vec<Bound>>, relay: &Relay) -> Vec
         };
         let lines = sockets.iter().filter_map(line).collect();
         let listen = |socket: Bound| {
-            let (path, relay) = (Path::from(forward), relay.clone());
+            let (path, relay) = (Path::from(forward), planned.way.relay.clone());
             let task = match socket {
                 Bound::Tcp(listener) => tokio::spawn(tcp::serve(listener, path, relay)),
                 Bound::Udp(socket) => tokio::spawn(udp::serve(socket, path, relay)),
@@ -314,55 +364,52 @@ fn serve(forwards: &[Forward], listeners: Vec<Vec<Bound>>, relay: &Relay) -> Vec
         };
         Serving { lines, _listeners: sockets.into_iter().map(listen).collect() }
     };
-    forwards.iter().zip(listeners).map(serve_one).collect()
+    planned.iter().zip(listeners).map(serve_one).collect()
 }
 
 /// What a command is told of the forwards.
-fn forwarded(forwards: &[Forward], serving: &[Serving]) -> Vec<Forwarded> {
-    let each = |(forward, serving): (&Forward, &Serving)| {
+fn forwarded(planned: &[Planned<'_>], serving: &[Serving]) -> Vec<Forwarded> {
+    let each = |(Planned { forward, .. }, serving): (&Planned<'_>, &Serving)| {
         let local = serving.lines.first()?.local;
         let (target, port) = (forward.target.clone(), forward.port.to_string());
         Some(Forwarded { target, port, protocol: forward.protocol, local })
     };
-    forwards.iter().zip(serving).filter_map(each).collect()
+    planned.iter().zip(serving).filter_map(each).collect()
 }
 
-/// Prints each forward's lines when traffic can flow, tells when it can for all of them, then tells of targets that go away for ever.
+/// Prints the lines of one context's forwards when traffic can flow, tells of each that it can, then tells of targets
+/// that go away for ever.
 async fn announce(
-    forwards: &[Forward],
-    serving: &[Serving],
-    mut was_ready: watch::Receiver<bool>,
+    context: &Context,
+    way: &Way,
+    forwards: Vec<(&Forward, &Serving)>,
     pod_timeout: Duration,
-    output: &Output,
-    all_ready: impl Fn(),
+    one_is_ready: impl Fn(),
 ) -> Error {
-    if was_ready.wait_for(|ready| *ready).await.is_err() {
+    if way.was_ready.clone().wait_for(|ready| *ready).await.is_err() {
         // The supervisor has ended, and its error ends the run.
         return future::pending().await;
     }
-    let not_ready = AtomicUsize::new(forwards.len());
+    let output = &context.output;
+    let failed =
+        |forward: &Forward, error: ResolveError| context.named(error.into()).at(forward.place.as_ref());
     let mut watched: FuturesUnordered<_> = forwards
-        .iter()
-        .zip(serving)
+        .into_iter()
         .map(async |(forward, serving)| {
             let ready = timeout(pod_timeout, forward.route.destination());
             match ready.await {
                 Ok(Ok(_)) => {}
-                Ok(Err(reason)) => {
-                    return Err(Error::from(ResolveError::Gone(reason)).at(forward.place.as_ref()));
-                }
+                Ok(Err(reason)) => return Err(failed(forward, ResolveError::Gone(reason))),
                 Err(_) => {
                     let target = forward.target.clone();
                     let error = ResolveError::NothingReady { target, waited: pod_timeout };
-                    return Err(Error::from(error).at(forward.place.as_ref()));
+                    return Err(failed(forward, error));
                 }
             }
             for line in &serving.lines {
                 output.forwarding(line);
             }
-            if not_ready.fetch_sub(1, Ordering::Relaxed) == 1 {
-                all_ready();
-            }
+            one_is_ready();
             Ok((forward, forward.route.gone().await))
         })
         .collect();

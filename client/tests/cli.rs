@@ -60,11 +60,6 @@ fn what_is_wrong_in_a_targets_file_is_told_with_its_line() {
              -l ADDRESS or --context NAME; other flags are for the command line\n",
         ),
         ("# to do\n", " holds no target\nhint: write a target and its ports on a line: svc/web 8080:http\n"),
-        (
-            "--context one svc/a 1\n--context two svc/b 2\n",
-            ":1: context \"one\" is another one than the run's; a run has one\n\
-             hint: make a targets file for each context, and run kubectl relay for each\n",
-        ),
     ];
     for (text, expected) in cases {
         std::fs::write(file, text).unwrap();

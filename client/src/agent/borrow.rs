@@ -41,21 +41,24 @@ pub struct Borrowed {
 pub async fn images_in_use(
     access: &Access,
     namespace: &str,
-    targets: (&str, &[TargetPods]),
+    targets: &[(String, TargetPods)],
     limit: Duration,
 ) -> Result<Vec<Borrowed>, ApiError> {
-    let (their_namespace, targets) = targets;
-    let at_home = their_namespace == namespace;
-    let mut theirs = Vec::new();
-    for target in targets {
+    let lent = |pods: &[Pod], secrets: bool| -> Vec<_> {
+        pods.iter().filter_map(|pod| lend(pod, secrets)).collect()
+    };
+    let (mut at_home, mut elsewhere) = (Vec::new(), Vec::new());
+    for (theirs, target) in targets {
         // What may not be seen there is no worse than what is not there.
-        theirs.extend(list(access, their_namespace, Some(target), limit).await.unwrap_or_default());
+        let pods = list(access, theirs, Some(target), limit).await.unwrap_or_default();
+        if theirs == namespace {
+            at_home.extend(lent(&pods, true));
+        } else {
+            elsewhere.extend(lent(&pods, false));
+        }
     }
-    let all = list(access, namespace, None, limit).await?;
-    let lent =
-        |pods: &[Pod], secrets| -> Vec<_> { pods.iter().filter_map(|pod| lend(pod, secrets)).collect() };
-    let (theirs, all) = (lent(&theirs, at_home), lent(&all, true));
-    let in_order = if at_home { [theirs, all] } else { [all, theirs] };
+    let all = lent(&list(access, namespace, None, limit).await?, true);
+    let in_order = [at_home, all, elsewhere];
     let mut images: Vec<Borrowed> = Vec::new();
     for borrowed in in_order.into_iter().flatten() {
         if images.len() < IMAGES && images.iter().all(|known| known.image != borrowed.image) {

@@ -45,8 +45,8 @@ pub struct Launcher {
     pub output: Arc<Output>,
     /// The agents that this plugin carries.
     pub embedded: Vec<Embedded>,
-    /// The targets' namespace and pods: their images are those that the cluster surely has.
-    pub targets: (String, Vec<TargetPods>),
+    /// The targets' pods, each with its namespace: their images are those that the cluster surely has.
+    pub targets: Vec<(String, TargetPods)>,
     /// The images that a carried agent was started under: the next ones are started so too.
     pub borrowed: Arc<Mutex<Vec<Borrowed>>>,
 }
@@ -271,8 +271,8 @@ impl Launcher {
         {
             return Ok(vec![Borrowed { image: image.clone(), pull_secrets: vec![], node: None, of: None }]);
         }
-        let targets = (self.targets.0.as_str(), self.targets.1.as_slice());
-        let images = images_in_use(&self.access, &self.namespace, targets, self.jobs.limit()).await?;
+        let images =
+            images_in_use(&self.access, &self.namespace, &self.targets, self.jobs.limit()).await?;
         if !images.is_empty() {
             return Ok(images);
         }

@@ -24,7 +24,7 @@ Examples:
   # Several targets in one run: a database outside the cluster, and every ready pod of a deployment
   kubectl relay host/db.internal.example.com 5432 deploy/api :8080
 
-  # Targets from a file, one with its ports on each line; -n and -l may stand there too, # begins a comment
+  # Targets from a file, one with its ports on each line; -n, -l and --context may stand there too
   kubectl relay -f targets.txt
 
   # Run a program with a forward: it starts when traffic can flow, and the run ends when it does

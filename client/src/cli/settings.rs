@@ -135,9 +135,6 @@ pub enum UsageError {
     /// A targets file with nothing but comments.
     #[error("{0} holds no target")]
     NoTargets(String),
-    /// Several clusters in one run.
-    #[error("context \"{0}\" is another one than the run's; a run has one")]
-    OtherContext(String),
     /// `--address`.
     #[error("\"{0}\" is no address to listen on")]
     Address(String),
@@ -194,9 +191,6 @@ impl UsageError {
             Self::TargetsFile { .. } => "name a file of text, or - for standard input".into(),
             Self::StdinTwice => "give -f - once".into(),
             Self::NoTargets(_) => "write a target and its ports on a line: svc/web 8080:http".into(),
-            Self::OtherContext(_) => {
-                "make a targets file for each context, and run kubectl relay for each".into()
-            }
             Self::Address(_) => {
                 "give an IP address of this machine, or localhost: --address 127.0.0.1".into()
             }
@@ -215,7 +209,6 @@ impl Settings {
     /// The first argument that makes no sense.
     pub fn from_args(args: Args) -> Result<Self, UsageError> {
         let targets = wanted::gather(&args)?;
-        let context = wanted::context(args.cluster.context.as_deref(), &targets)?;
         let session = &args.session;
         if session.dead_after.is_zero() || session.dead_after < session.ping * 2 {
             return Err(UsageError::DeadBeforePing {
@@ -237,7 +230,7 @@ impl Settings {
             },
             agent,
             pod_running_timeout: args.agent.pod_running_timeout,
-            cluster: ClusterArgs { context, ..args.cluster },
+            cluster: args.cluster,
             json: args.output == OutputArg::Json,
             verbosity: args.verbosity,
         })

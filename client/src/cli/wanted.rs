@@ -1,7 +1,5 @@
 //! What to forward to, gathered from the command line and the targets files.
 
-use std::iter;
-
 use super::{
     args::Args,
     settings::{ListenAddress, UsageError, parse_addresses},
@@ -55,20 +53,6 @@ fn check_each_address(all: &[Wanted]) -> Result<(), UsageError> {
     Ok(())
 }
 
-/// The one context that the run is in: the command line's, else the one that every line names.
-pub(super) fn context(typed: Option<&str>, all: &[Wanted]) -> Result<Option<String>, UsageError> {
-    let named = || all.iter().map(|wanted| wanted.context.as_deref());
-    let first = named().next().flatten();
-    let of_run = typed.or_else(|| first.filter(|_| named().all(|context| context == first)));
-    for (wanted, context) in iter::zip(all, named()) {
-        if let Some(context) = context.filter(|context| Some(*context) != of_run) {
-            let error = UsageError::OtherContext(context.into());
-            return Err(error.at(wanted.spec.place.as_ref()));
-        }
-    }
-    Ok(of_run.map(ToOwned::to_owned))
-}
-
 #[cfg(test)]
 mod tests {
     use std::{io::Write, path::Path};
@@ -93,16 +77,6 @@ mod tests {
         Ok(all.into_iter().map(|wanted| wanted.spec.typed).collect())
     }
 
-    fn context_of(words: &[&str], text: &str) -> Result<Option<String>, String> {
-        let file = file(text);
-        let args = args(words, &[file.path()]);
-        let told = |error: UsageError| {
-            assert!(!error.hint().is_empty());
-            error.to_string().replace(&file.path().display().to_string(), "FILE")
-        };
-        context(args.cluster.context.as_deref(), &gather(&args).unwrap()).map_err(told)
-    }
-
     #[test]
     fn the_command_lines_targets_come_first_and_then_each_files() {
         let (one, two) = (file("svc/b 2\nsvc/c 3"), file("svc/d 4"));
@@ -124,22 +98,5 @@ mod tests {
                 file.path().display()
             )
         );
-    }
-
-    #[test]
-    fn one_context_is_the_runs_and_several_are_refused() {
-        assert_eq!(context_of(&[], "svc/a 1"), Ok(None));
-        assert_eq!(context_of(&["--context", "one"], "svc/a 1"), Ok(Some("one".into())));
-        assert_eq!(context_of(&[], "--context one svc/a 1\n--context=one svc/b 2"), Ok(Some("one".into())));
-        assert_eq!(
-            context_of(&["--context", "one"], "--context one svc/a 1\nsvc/b 2"),
-            Ok(Some("one".into()))
-        );
-        let refused = |line: u32, name: &str| {
-            Err(format!("FILE:{line}: context \"{name}\" is another one than the run's; a run has one"))
-        };
-        assert_eq!(context_of(&[], "svc/a 1\n--context two svc/b 2"), refused(2, "two"));
-        assert_eq!(context_of(&["--context", "one"], "--context two svc/a 1"), refused(1, "two"));
-        assert_eq!(context_of(&["svc/x", "9"], "--context two svc/a 1"), refused(1, "two"));
     }
 }

@@ -86,7 +86,7 @@ fn carrying(
 ) -> (Launcher, Captured, Log) {
     let (mut launcher, err, log) = launcher_with(arguments, answer);
     launcher.embedded = ["amd64", "arm64"].map(|processor| Embedded { processor, file: b"program" }).into();
-    launcher.targets.1 = vec![TargetPods::Selected("app=web".into())];
+    launcher.targets = vec![("dev".into(), TargetPods::Selected("app=web".into()))];
     (launcher, err, log)
 }
 

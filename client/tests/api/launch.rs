@@ -73,7 +73,7 @@ pub(crate) fn launcher_with(
         timeout: Duration::from_secs(60),
         output: Arc::new(Output::to(false, 0, Box::new(std::io::sink()), Box::new(err.clone()))),
         embedded: vec![],
-        targets: ("dev".into(), vec![]),
+        targets: vec![],
         borrowed: Arc::default(),
     };
     (launcher, err, log)

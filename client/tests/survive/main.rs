@@ -4,6 +4,7 @@
 
 mod cluster;
 mod command;
+mod contexts;
 mod websocket;
 
 use std::{

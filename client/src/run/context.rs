@@ -1,0 +1,85 @@
+//! The contexts of a run: each is a cluster as one user, with an agent and a session of its own.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+
+use crate::{
+    cli::{args::ClusterArgs, settings::Settings, wanted::Wanted},
+    cluster::{access::Access, config::ClusterConfig, resolve::Resolver},
+    error::Error,
+    output::Output,
+};
+
+/// One context.
+pub(super) struct Context {
+    pub(super) config: ClusterConfig,
+    pub(super) access: Access,
+    /// Tells which context it is about, if there are several.
+    pub(super) output: Arc<Output>,
+    is_one_of_several: bool,
+}
+
+/// All of them, and which target belongs where.
+pub(super) struct Contexts {
+    pub(super) all: Vec<Context>,
+    /// For each target, in their order, its place in `all`.
+    pub(super) of_target: Vec<usize>,
+}
+
+impl Contexts {
+    /// Reads the kubeconfig for each context that is named, and gets first credentials. Two names for the same context
+    /// are one: no name, and the current one's.
+    pub(super) async fn open(settings: &Settings, output: &Arc<Output>) -> Result<Self, Error> {
+        let name_of = |wanted: &Wanted| wanted.context.clone().or_else(|| settings.cluster.context.clone());
+        let mut loaded: Vec<(Option<String>, usize)> = Vec::new();
+        let mut configs: Vec<(ClusterArgs, ClusterConfig)> = Vec::new();
+        let mut of_target = Vec::new();
+        for wanted in &settings.targets {
+            let name = name_of(wanted);
+            if let Some((_, index)) = loaded.iter().find(|(known, _)| *known == name) {
+                of_target.push(*index);
+                continue;
+            }
+            let args = ClusterArgs { context: name.clone(), ..settings.cluster.clone() };
+            let config = ClusterConfig::load(&args).await;
+            let config = config.map_err(|error| Error::from(error).at(wanted.spec.place.as_ref()))?;
+            let same = configs.iter().position(|(_, known)| known.context == config.context);
+            let index = same.unwrap_or_else(|| {
+                configs.push((args, config));
+                configs.len() - 1
+            });
+            loaded.push((name, index));
+            of_target.push(index);
+        }
+        let is_one_of_several = configs.len() > 1;
+        let opened = configs.into_iter().map(async |(args, config)| {
+            let output = match config.context.as_deref().filter(|_| is_one_of_several) {
+                Some(name) => Arc::new(output.about_context(name)),
+                None => Arc::clone(output),
+            };
+            let access = Access::open(&args, config.clone()).await;
+            let named = |error| Error::from(error).of_context(config.context.as_deref(), is_one_of_several);
+            let access = access.map_err(named)?;
+            Ok::<_, Error>(Context { config, access, output, is_one_of_several })
+        });
+        Ok(Self { all: try_join_all(opened).await?, of_target })
+    }
+}
+
+impl Context {
+    /// Looks targets up in a namespace; `None`: the context's own.
+    pub(super) fn resolver(&self, namespace: Option<&str>, settings: &Settings) -> Resolver {
+        Resolver {
+            access: self.access.clone(),
+            namespace: namespace.unwrap_or(&self.config.namespace).to_owned(),
+            request_timeout: settings.cluster.request_timeout,
+            pod_timeout: settings.pod_running_timeout,
+        }
+    }
+
+    /// Tells in which context an error happened, if there are several.
+    pub(super) fn named(&self, error: Error) -> Error {
+        error.of_context(self.config.context.as_deref(), self.is_one_of_several)
+    }
+}
