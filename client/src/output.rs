@@ -1,6 +1,9 @@
 //! The contract with the terminal: results on stdout (Forwarding lines, or one JSON event per line), all else on
 //! stderr, hints on lines of their own. A closed pipe ends nothing.
 
+mod connection;
+mod event;
+
 use std::{
     collections::HashMap,
     io::{self, Write},
@@ -11,7 +14,9 @@ use std::{
 
 use jiff::{Timestamp, Unit};
 use relay_protocol::{Status, header::Protocol};
-use serde::Serialize;
+
+pub use connection::Connection;
+use event::{Event, Stamped};
 
 use crate::{cluster::ready::Destination, dial_failure};
 
@@ -75,33 +80,6 @@ pub enum EndedBy {
     Remote,
 }
 
-/// A local connection or flow that has ended.
-#[derive(Debug, Clone)]
-pub struct Connection<'a> {
-    /// The target as typed.
-    pub target: &'a str,
-    /// The target's port.
-    pub remote: u16,
-    /// What it was.
-    pub protocol: Protocol,
-    /// The local program's address.
-    pub peer: SocketAddr,
-    /// When it was accepted.
-    pub start: Timestamp,
-    /// When its last end was done.
-    pub end: Timestamp,
-    /// The time between, whatever was done to the clock.
-    pub took: Duration,
-    /// Bytes of the local program.
-    pub sent: u64,
-    /// Bytes for the local program.
-    pub received: u64,
-    /// How it ended.
-    pub status: Status,
-    /// Who ended it, where it did not end well.
-    pub by: EndedBy,
-}
-
 /// The terminal.
 pub struct Output {
     json: bool,
@@ -125,72 +103,6 @@ struct Sink {
 struct Repeated {
     told: Instant,
     since: u64,
-}
-
-#[derive(Serialize)]
-#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
-enum Event<'a> {
-    Forwarding {
-        target: &'a str,
-        address: String,
-        port: u16,
-        remote_port: u16,
-        protocol: String,
-    },
-    State {
-        state: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        since: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        reason: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        down_seconds: Option<f64>,
-    },
-    Stream {
-        target: &'a str,
-        status: u8,
-        reason: String,
-        by: &'a str,
-        sent: u64,
-        received: u64,
-    },
-    Connection {
-        target: &'a str,
-        remote_port: u16,
-        protocol: String,
-        peer: String,
-        start: String,
-        end: String,
-        seconds: f64,
-        sent: u64,
-        received: u64,
-        status: u8,
-        reason: String,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        by: Option<&'a str>,
-    },
-    Note {
-        message: &'a str,
-    },
-    Warning {
-        message: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        hint: Option<&'a str>,
-    },
-    Error {
-        message: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        hint: Option<&'a str>,
-    },
-}
-
-#[derive(Serialize)]
-struct Stamped<'a> {
-    time: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    context: Option<&'a str>,
-    #[serde(flatten)]
-    event: Event<'a>,
 }
 
 impl Output {
@@ -314,32 +226,10 @@ impl Output {
         if !self.log_connections {
             return;
         }
-        let (start, end) = (millis(ended.start), millis(ended.end));
-        let by = (ended.status != Status::Ok).then(|| ended.by.as_str());
         if !self.json {
-            let Connection { target, remote, protocol, peer, sent, received, status, .. } = ended;
-            let by = by.map(|by| format!(" by={by}")).unwrap_or_default();
-            let context = self.context.as_ref().map(|name| format!(" context={name}")).unwrap_or_default();
-            self.stderr(&format!(
-                "connection start={start} end={end} seconds={:.3} peer={peer} target={target} port={remote}/{protocol} \
-                 sent={sent} received={received} status=\"{status}\"{by}{context}",
-                ended.took.as_secs_f64()
-            ));
+            self.stderr(&ended.line(self.context.as_deref()));
         }
-        self.event(|| Event::Connection {
-            target: ended.target,
-            remote_port: ended.remote,
-            protocol: ended.protocol.to_string(),
-            peer: ended.peer.to_string(),
-            start,
-            end,
-            seconds: (ended.took.as_secs_f64() * 1000.0).round() / 1000.0,
-            sent: ended.sent,
-            received: ended.received,
-            status: ended.status.as_u8(),
-            reason: ended.status.to_string(),
-            by,
-        });
+        self.event(|| ended.event());
     }
 
     /// Something worth knowing.
@@ -463,11 +353,6 @@ impl EndedBy {
             Self::Remote => "remote",
         }
     }
-}
-
-/// A time for logs, to the millisecond.
-fn millis(time: Timestamp) -> String {
-    format!("{time:.3}")
 }
 
 /// A time for people, to the second.
@@ -610,22 +495,6 @@ pub(crate) mod tests {
         assert_eq!(events.len(), 2);
     }
 
-    fn connection(status: Status) -> Connection<'static> {
-        Connection {
-            target: "svc/web",
-            remote: 80,
-            protocol: Protocol::Tcp,
-            peer: "127.0.0.1:54321".parse().unwrap(),
-            start: "2030-01-01T12:00:00Z".parse().unwrap(),
-            end: "2030-01-01T12:00:01.25Z".parse().unwrap(),
-            took: Duration::from_micros(1_250_400),
-            sent: 7,
-            received: 4096,
-            status,
-            by: EndedBy::Local,
-        }
-    }
-
     #[test]
     fn of_several_contexts_each_is_named() {
         let (output, out, err) = captured(false);
@@ -633,7 +502,7 @@ pub(crate) mod tests {
         one.forwarding(&line("127.0.0.1:8080", 80, Protocol::Tcp));
         one.state(&RelayState::Draining);
         one.warning("slow", None);
-        two.connection(&connection(Status::Ok));
+        two.connection(&connection::tests::ended(Status::Ok));
         assert_eq!(out.text(), "Forwarding from 127.0.0.1:8080 -> 80\n");
         let err = err.text();
         let lines: Vec<_> = err.lines().collect();
@@ -644,39 +513,6 @@ pub(crate) mod tests {
         let (output, out, _) = captured(true);
         output.about_context("one").state(&RelayState::Connecting);
         assert_eq!(serde_json::from_str::<serde_json::Value>(&out.text()).unwrap()["context"], "one");
-    }
-
-    #[test]
-    fn connections_are_told_of_to_whoever_asked() {
-        let (output, out, err) = captured(false);
-        output.connection(&connection(Status::Ok));
-        assert_eq!(err.text(), "");
-        let output = output.log_connections();
-        output.connection(&connection(Status::Ok));
-        output.connection(&connection(Status::ResetByPeer));
-        let common = "connection start=2030-01-01T12:00:00.000Z end=2030-01-01T12:00:01.250Z seconds=1.250 \
-                      peer=127.0.0.1:54321 target=svc/web port=80/tcp sent=7 received=4096";
-        assert_eq!(
-            err.text(),
-            format!("{common} status=\"ok\"\n{common} status=\"{}\" by=local\n", Status::ResetByPeer)
-        );
-        assert_eq!(out.text(), "");
-    }
-
-    #[test]
-    fn as_events_connections_are_told_of_on_stdout_alone() {
-        let (output, out, err) = captured(true);
-        output.log_connections().connection(&connection(Status::ResetByPeer));
-        let mut event: serde_json::Value = serde_json::from_str(&out.text()).unwrap();
-        event.as_object_mut().unwrap().remove("time");
-        assert_eq!(
-            event,
-            serde_json::json!({"event": "connection", "target": "svc/web", "remotePort": 80, "protocol": "tcp",
-                "peer": "127.0.0.1:54321", "start": "2030-01-01T12:00:00.000Z", "end": "2030-01-01T12:00:01.250Z",
-                "seconds": 1.25, "sent": 7, "received": 4096, "status": 9, "reason": Status::ResetByPeer.to_string(),
-                "by": "local"})
-        );
-        assert_eq!(err.text(), "");
     }
 
     #[test]

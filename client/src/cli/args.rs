@@ -19,7 +19,7 @@ use crate::output::Output;
     about = "Forward TCP and UDP to anything a Kubernetes cluster can reach",
     long_about = ABOUT,
     after_long_help = EXAMPLES,
-    override_usage = "kubectl relay [OPTIONS] TARGET PORT... [TARGET PORT...]... [-- COMMAND [ARG]...]",
+    override_usage = "kubectl relay [OPTIONS] TARGET PORT... [TARGET PORT...]... [-- COMMAND [ARG]...]\n       kubectl relay [OPTIONS] -f FILE... [-- COMMAND [ARG]...]",
     max_term_width = 110
 )]
 pub struct Args {

@@ -1,0 +1,71 @@
+//! The events of `-o json`, as they are written.
+
+use serde::Serialize;
+
+/// What happened; docs/events.md says when and what the fields mean.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub(super) enum Event<'a> {
+    Forwarding {
+        target: &'a str,
+        address: String,
+        port: u16,
+        remote_port: u16,
+        protocol: String,
+    },
+    State {
+        state: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        down_seconds: Option<f64>,
+    },
+    Stream {
+        target: &'a str,
+        status: u8,
+        reason: String,
+        by: &'a str,
+        sent: u64,
+        received: u64,
+    },
+    Connection {
+        target: &'a str,
+        remote_port: u16,
+        protocol: String,
+        peer: String,
+        start: String,
+        end: String,
+        seconds: f64,
+        sent: u64,
+        received: u64,
+        status: u8,
+        reason: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<&'a str>,
+    },
+    Note {
+        message: &'a str,
+    },
+    Warning {
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<&'a str>,
+    },
+    Error {
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<&'a str>,
+    },
+}
+
+/// An event as it is written.
+#[derive(Serialize)]
+pub(super) struct Stamped<'a> {
+    pub(super) time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) context: Option<&'a str>,
+    #[serde(flatten)]
+    pub(super) event: Event<'a>,
+}
