@@ -13,7 +13,10 @@ use std::{
 
 use context::{Context, Contexts};
 use futures_util::{StreamExt, future, stream::FuturesUnordered};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -46,6 +49,9 @@ use crate::{
 const GOODBYE: Duration = Duration::from_millis(500);
 /// Local connections are reset within this time.
 const LAST_RESETS: Duration = Duration::from_millis(300);
+/// The Ctrl-C that ends a command is for this process too, and may be noticed after the command's end: what comes so
+/// soon is no second one.
+const SAME_KEY: Duration = Duration::from_millis(300);
 /// The Job is removed within this time, or left to end by itself.
 const REMOVAL: Duration = Duration::from_secs(5);
 
@@ -83,14 +89,17 @@ pub async fn run(settings: Settings, output: Arc<Output>) -> Result<u8, Error> {
         warn_of_leftovers(cleaned, &output);
         return Ok(error.exit_code());
     }
-    if command.is_some() {
-        // The Ctrl-C that ended the command is no haste.
-        signals.forget();
-    }
+    let second_signal = async {
+        if command.is_some() {
+            sleep(SAME_KEY).await;
+            signals.forget();
+        }
+        signals.next().await
+    };
     let cleaned = tokio::select! {
         cleaned = cleaning => cleaned,
-        // A second signal: nothing is waited for.
-        _ = signals.next() => Ok(()),
+        // Nothing is waited for.
+        _ = second_signal => Ok(()),
     };
     match ended {
         Ended::InOrder(code) if command.is_none() => cleaned.map(|()| code),
