@@ -1,6 +1,9 @@
 //! One run from its settings to its end: look targets up, bind ports, start an agent, forward, clean up.
 
 mod context;
+mod held;
+mod serving;
+mod way;
 
 use std::{
     pin::pin,
@@ -11,49 +14,31 @@ use std::{
     time::Duration,
 };
 
-use context::{Context, Contexts};
 use futures_util::{StreamExt, future, stream::FuturesUnordered};
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::task::TaskTracker;
 
+use self::{
+    context::Contexts,
+    held::Held,
+    serving::{Planned, Serving, announce, forwarded, serve},
+    way::start,
+};
 use crate::{
-    agent::{
-        embedded::embedded,
-        identity::Owner,
-        jobs::Jobs,
-        launch::Launcher,
-        supervisor::{Current, Supervised, Supervisor},
-    },
     cli::settings::Settings,
-    cluster::resolve::{Forward, ResolveError, TargetPods},
-    command::{
-        CommandLine, Program, Variables,
-        environment::{Forwarded, variables},
-    },
+    cluster::resolve::Forward,
+    command::{CommandLine, Program, Variables, environment::variables},
     error::Error,
     file_limit::FileLimit,
-    forward::{
-        Path, Relay,
-        listen::{Bound, bind},
-        tcp, udp,
-    },
+    forward::listen::bind,
     network,
-    output::{ForwardLine, Output},
+    output::Output,
     signals::{Signals, exit_code},
 };
 
-/// The agent is told goodbye within this time.
-const GOODBYE: Duration = Duration::from_millis(500);
-/// Local connections are reset within this time.
-const LAST_RESETS: Duration = Duration::from_millis(300);
 /// The Ctrl-C that ends a command is for this process too, and may be noticed after the command's end: what comes so
 /// soon is no second one.
 const SAME_KEY: Duration = Duration::from_millis(300);
-/// The Job is removed within this time, or left to end by itself.
-const REMOVAL: Duration = Duration::from_secs(5);
 
 /// Runs until a signal, the end of the command if there is one, or an error; gives the exit code.
 ///
@@ -157,53 +142,6 @@ async fn beside(
     }
 }
 
-/// What has to be undone at the end of a run.
-#[derive(Clone)]
-struct Held {
-    jobs: Jobs,
-    supervised: Supervised,
-    tasks: TaskTracker,
-    output: Arc<Output>,
-}
-
-impl Held {
-    async fn clean_up(self) -> Result<(), Error> {
-        let current = self.supervised.current.borrow().clone();
-        let goodbye = async {
-            let session = async {
-                if let Current::Session { session, .. } = current {
-                    session.close(GOODBYE).await;
-                }
-            };
-            let all = async { tokio::join!(session, self.supervised.leaving.close(GOODBYE)) };
-            let _ = timeout(GOODBYE * 2, all).await;
-            self.tasks.close();
-            let _ = timeout(LAST_RESETS, self.tasks.wait()).await;
-        };
-        let output = &self.output;
-        let ((), removed) = tokio::join!(goodbye, timeout(REMOVAL, self.jobs.remove_all()));
-        match removed {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) if error.is_transient() => {
-                let message = format!("the agent's Job is left behind: {error}");
-                output.warning(
-                    &message,
-                    Some("the agent ends by itself when it is idle, and its Job is removed then"),
-                );
-                Ok(())
-            }
-            Ok(Err(error)) => Err(Error::LeftBehind(error)),
-            Err(_) => {
-                output.warning(
-                    "the agent's Job is left behind: the API server does not answer",
-                    Some("the agent ends by itself when it is idle, and its Job is removed then"),
-                );
-                Ok(())
-            }
-        }
-    }
-}
-
 async fn work(
     settings: Settings,
     output: Arc<Output>,
@@ -294,142 +232,4 @@ async fn forward_all(
         Some(error) = supervising.next() => Err(error),
         (Some(error), _) = async { tokio::join!(announcing.next(), removing) } => Err(error),
     }
-}
-
-/// What the forwards of one context go through.
-struct Way {
-    relay: Relay,
-    was_ready: watch::Receiver<bool>,
-    held: Held,
-    owner: Owner,
-}
-
-/// What keeps a context's agent and session, and what goes through them.
-fn start(
-    context: &Context,
-    settings: &Settings,
-    tasks: &TaskTracker,
-    network: &watch::Receiver<u64>,
-    targets: Vec<(String, TargetPods)>,
-) -> (Supervisor, Way) {
-    let namespace = settings.agent.namespace.clone().unwrap_or_else(|| context.config.namespace.clone());
-    let jobs = Jobs::new(&context.access, &namespace, settings.cluster.request_timeout);
-    let owner = Owner::of_this_process(&context.config.user);
-    let launcher = Launcher {
-        access: context.access.clone(),
-        namespace,
-        settings: settings.agent.clone(),
-        owner: owner.clone(),
-        jobs: jobs.clone(),
-        timeout: settings.pod_running_timeout,
-        output: Arc::clone(&context.output),
-        embedded: embedded(),
-        targets,
-        borrowed: Arc::default(),
-    };
-    let (supervisor, supervised) = Supervisor::new(launcher, settings.session.clone(), network.clone());
-    let Supervised { current, was_ready, .. } = supervised.clone();
-    let relay = Relay {
-        current,
-        connect_wait: settings.connect_wait,
-        output: Arc::clone(&context.output),
-        tasks: tasks.clone(),
-    };
-    let held = Held { jobs, supervised, tasks: tasks.clone(), output: Arc::clone(&context.output) };
-    (supervisor, Way { relay, was_ready, held, owner })
-}
-
-/// A forward, and what it goes through.
-struct Planned<'a> {
-    forward: Forward,
-    way: &'a Way,
-}
-
-/// The bound addresses of one forward, and the tasks that serve them; dropping ends them.
-struct Serving {
-    lines: Vec<ForwardLine>,
-    _listeners: Vec<tokio_util::task::AbortOnDropHandle<()>>,
-}
-
-fn serve(planned: &[Planned<'_>], listeners: Vec<Vec<Bound>>) -> Vec<Serving> {
-    let serve_one = |(planned, sockets): (&Planned<'_>, Vec<Bound>)| {
-        let forward = &planned.forward;
-        let line = |socket: &Bound| {
-            Some(ForwardLine {
-                local: socket.local_addr().ok()?,
-                remote: forward.remote,
-                protocol: forward.protocol,
-                target: forward.target.clone(),
-            })
-        };
-        let lines = sockets.iter().filter_map(line).collect();
-        let listen = |socket: Bound| {
-            let (path, relay) = (Path::from(forward), planned.way.relay.clone());
-            let task = match socket {
-                Bound::Tcp(listener) => tokio::spawn(tcp::serve(listener, path, relay)),
-                Bound::Udp(socket) => tokio::spawn(udp::serve(socket, path, relay)),
-            };
-            tokio_util::task::AbortOnDropHandle::new(task)
-        };
-        Serving { lines, _listeners: sockets.into_iter().map(listen).collect() }
-    };
-    planned.iter().zip(listeners).map(serve_one).collect()
-}
-
-/// What a command is told of the forwards.
-fn forwarded(planned: &[Planned<'_>], serving: &[Serving]) -> Vec<Forwarded> {
-    let each = |(Planned { forward, .. }, serving): (&Planned<'_>, &Serving)| {
-        let local = serving.lines.first()?.local;
-        let (target, port) = (forward.target.clone(), forward.port.to_string());
-        Some(Forwarded { target, port, protocol: forward.protocol, local })
-    };
-    planned.iter().zip(serving).filter_map(each).collect()
-}
-
-/// Prints the lines of one context's forwards when traffic can flow, tells of each that it can, then tells of targets
-/// that go away for ever.
-async fn announce(
-    context: &Context,
-    way: &Way,
-    forwards: Vec<(&Forward, &Serving)>,
-    pod_timeout: Duration,
-    one_is_ready: impl Fn(),
-) -> Error {
-    if way.was_ready.clone().wait_for(|ready| *ready).await.is_err() {
-        // The supervisor has ended, and its error ends the run.
-        return future::pending().await;
-    }
-    let output = &context.output;
-    let failed =
-        |forward: &Forward, error: ResolveError| context.named(error.into()).at(forward.place.as_ref());
-    let mut watched: FuturesUnordered<_> = forwards
-        .into_iter()
-        .map(async |(forward, serving)| {
-            let ready = timeout(pod_timeout, forward.route.destination());
-            match ready.await {
-                Ok(Ok(_)) => {}
-                Ok(Err(reason)) => return Err(failed(forward, ResolveError::Gone(reason))),
-                Err(_) => {
-                    let target = forward.target.clone();
-                    let error = ResolveError::NothingReady { target, waited: pod_timeout };
-                    return Err(failed(forward, error));
-                }
-            }
-            for line in &serving.lines {
-                output.forwarding(line);
-            }
-            one_is_ready();
-            Ok((forward, forward.route.gone().await))
-        })
-        .collect();
-    while let Some(end) = watched.next().await {
-        match end {
-            Ok((forward, reason)) => output.warning(
-                &format!("{}: {reason}; new connections are reset", forward.target),
-                Some("a pod target follows nothing: forward to its Service or its workload (deploy/NAME) to follow it"),
-            ),
-            Err(error) => return error,
-        }
-    }
-    future::pending().await
 }

@@ -1,0 +1,110 @@
+//! The forwards of a run at work: their listeners, and what is said of them.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, future, stream::FuturesUnordered};
+use tokio::time::timeout;
+
+use super::{context::Context, way::Way};
+use crate::{
+    cluster::resolve::{Forward, ResolveError},
+    command::environment::Forwarded,
+    error::Error,
+    forward::{Path, listen::Bound, tcp, udp},
+    output::ForwardLine,
+};
+
+/// A forward, and what it goes through.
+pub(super) struct Planned<'a> {
+    pub(super) forward: Forward,
+    pub(super) way: &'a Way,
+}
+
+/// The bound addresses of one forward, and the tasks that serve them; dropping ends them.
+pub(super) struct Serving {
+    lines: Vec<ForwardLine>,
+    _listeners: Vec<tokio_util::task::AbortOnDropHandle<()>>,
+}
+
+pub(super) fn serve(planned: &[Planned<'_>], listeners: Vec<Vec<Bound>>) -> Vec<Serving> {
+    let serve_one = |(planned, sockets): (&Planned<'_>, Vec<Bound>)| {
+        let forward = &planned.forward;
+        let line = |socket: &Bound| {
+            Some(ForwardLine {
+                local: socket.local_addr().ok()?,
+                remote: forward.remote,
+                protocol: forward.protocol,
+                target: forward.target.clone(),
+            })
+        };
+        let lines = sockets.iter().filter_map(line).collect();
+        let listen = |socket: Bound| {
+            let (path, relay) = (Path::from(forward), planned.way.relay.clone());
+            let task = match socket {
+                Bound::Tcp(listener) => tokio::spawn(tcp::serve(listener, path, relay)),
+                Bound::Udp(socket) => tokio::spawn(udp::serve(socket, path, relay)),
+            };
+            tokio_util::task::AbortOnDropHandle::new(task)
+        };
+        Serving { lines, _listeners: sockets.into_iter().map(listen).collect() }
+    };
+    planned.iter().zip(listeners).map(serve_one).collect()
+}
+
+/// What a command is told of the forwards.
+pub(super) fn forwarded(planned: &[Planned<'_>], serving: &[Serving]) -> Vec<Forwarded> {
+    let each = |(Planned { forward, .. }, serving): (&Planned<'_>, &Serving)| {
+        let local = serving.lines.first()?.local;
+        let (target, port) = (forward.target.clone(), forward.port.to_string());
+        Some(Forwarded { target, port, protocol: forward.protocol, local })
+    };
+    planned.iter().zip(serving).filter_map(each).collect()
+}
+
+/// Prints the lines of one context's forwards when traffic can flow, tells of each that it can, then tells of targets
+/// that go away for ever.
+pub(super) async fn announce(
+    context: &Context,
+    way: &Way,
+    forwards: Vec<(&Forward, &Serving)>,
+    pod_timeout: Duration,
+    one_is_ready: impl Fn(),
+) -> Error {
+    if way.was_ready.clone().wait_for(|ready| *ready).await.is_err() {
+        // The supervisor has ended, and its error ends the run.
+        return future::pending().await;
+    }
+    let output = &context.output;
+    let failed =
+        |forward: &Forward, error: ResolveError| context.named(error.into()).at(forward.place.as_ref());
+    let mut watched: FuturesUnordered<_> = forwards
+        .into_iter()
+        .map(async |(forward, serving)| {
+            let ready = timeout(pod_timeout, forward.route.destination());
+            match ready.await {
+                Ok(Ok(_)) => {}
+                Ok(Err(reason)) => return Err(failed(forward, ResolveError::Gone(reason))),
+                Err(_) => {
+                    let target = forward.target.clone();
+                    let error = ResolveError::NothingReady { target, waited: pod_timeout };
+                    return Err(failed(forward, error));
+                }
+            }
+            for line in &serving.lines {
+                output.forwarding(line);
+            }
+            one_is_ready();
+            Ok((forward, forward.route.gone().await))
+        })
+        .collect();
+    while let Some(end) = watched.next().await {
+        match end {
+            Ok((forward, reason)) => output.warning(
+                &format!("{}: {reason}; new connections are reset", forward.target),
+                Some("a pod target follows nothing: forward to its Service or its workload (deploy/NAME) to follow it"),
+            ),
+            Err(error) => return error,
+        }
+    }
+    future::pending().await
+}
