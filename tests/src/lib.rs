@@ -13,6 +13,7 @@ mod pace;
 mod path;
 mod relay;
 mod rights;
+mod terminal;
 mod traffic;
 
 pub use agent::{AGENT_LABEL, Agent};
@@ -24,6 +25,7 @@ pub use pace::{Took, in_time};
 pub use path::{Path, this_machine};
 pub use relay::{Event, Exited, Relay, Signal};
 pub use rights::{documented_rules, documented_rules_of, with_verbs, without};
+pub use terminal::{CTRL_BACKSLASH, CTRL_C, CTRL_Z, Terminal};
 pub use traffic::{
     connect, connect_from, download, download_watched, echo_once, half_close, http_get, receive_pattern,
     send_pattern, udp_echo, upload, wait_until,
