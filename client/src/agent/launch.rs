@@ -271,8 +271,7 @@ impl Launcher {
         {
             return Ok(vec![Borrowed { image: image.clone(), pull_secrets: vec![], node: None, of: None }]);
         }
-        let images =
-            images_in_use(&self.access, &self.namespace, &self.targets, self.jobs.limit()).await?;
+        let images = images_in_use(&self.access, &self.namespace, &self.targets, self.jobs.limit()).await?;
         if !images.is_empty() {
             return Ok(images);
         }
