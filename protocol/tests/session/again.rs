@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use relay_protocol::frame::Frame;
-use relay_protocol::session::Event;
 
 use crate::pair::{Pair, frames};
 use crate::simulator::network::Side::{Agent, Client};
@@ -83,11 +82,7 @@ fn a_late_datagram_goes_out_again_and_is_delivered_once() {
     let again = pair.take(Client, 1);
     pair.give(Agent, 1, &again);
     pair.give(Agent, 2, &late);
-    let opened = pair.events(Agent).into_iter().find_map(|event| match event {
-        Event::FlowOpened(key) => Some(key),
-        _ => None,
-    });
-    let agent = opened.expect("the flow");
+    let agent = pair.accepted_flow();
     assert_eq!(pair.agent.receive_datagram(agent), Ok(Some(Bytes::from_static(b"query"))));
     assert_eq!(pair.agent.receive_datagram(agent), Ok(None));
 }

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use relay_protocol::Status;
 use relay_protocol::frame::Frame;
-use relay_protocol::session::Event;
 
 use crate::pair::{Pair, frames};
 use crate::simulator::network::Side::{Agent, Client};
@@ -17,11 +16,7 @@ fn a_datagram_that_comes_twice_is_delivered_once() {
     let bytes = pair.take(Client, 1);
     pair.give(Agent, 1, &bytes);
     pair.give(Agent, 1, &bytes);
-    let opened = pair.events(Agent).into_iter().find_map(|event| match event {
-        Event::FlowOpened(key) => Some(key),
-        _ => None,
-    });
-    let agent = opened.expect("the flow");
+    let agent = pair.accepted_flow();
     assert_eq!(pair.agent.receive_datagram(agent), Ok(Some(Bytes::from_static(b"query"))));
     assert_eq!(pair.agent.receive_datagram(agent), Ok(None));
 }
@@ -58,11 +53,7 @@ fn a_closed_flow_is_over_at_both_ends() {
     pair.exchange();
     pair.client.close_flow(key, Status::Ok);
     pair.exchange();
-    let opened = pair.events(Agent).into_iter().find_map(|event| match event {
-        Event::FlowOpened(key) => Some(key),
-        _ => None,
-    });
-    let agent = opened.expect("the flow");
+    let agent = pair.accepted_flow();
     assert_eq!(pair.agent.receive_datagram(agent), Ok(Some(Bytes::from_static(b"x"))));
     assert_eq!(pair.agent.receive_datagram(agent), Err(Status::Ok));
     pair.agent.close_flow(agent, Status::Ok);

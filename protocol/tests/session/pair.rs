@@ -6,7 +6,7 @@ use bytes::Bytes;
 use relay_protocol::Status;
 use relay_protocol::frame::Frame;
 use relay_protocol::hello::{Instance, Secret, SessionId};
-use relay_protocol::session::{Config, Event, Read, Session, StreamKey};
+use relay_protocol::session::{Config, Event, FlowKey, Read, Session, StreamKey};
 
 use crate::simulator::network::Side::{self, Agent, Client};
 
@@ -129,6 +129,14 @@ impl Pair {
     pub(crate) fn opened(&mut self) -> Vec<StreamKey> {
         let events = self.events(Agent).into_iter();
         events.filter_map(|event| if let Event::Opened(key) = event { Some(key) } else { None }).collect()
+    }
+
+    /// The one flow that the agent has been told of.
+    pub(crate) fn accepted_flow(&mut self) -> FlowKey {
+        let events = self.events(Agent).into_iter();
+        let mut opened =
+            events.filter_map(|event| if let Event::FlowOpened(key) = event { Some(key) } else { None });
+        opened.next().expect("the flow")
     }
 
     /// The one stream that the agent has been told of.
