@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+/// How long an acknowledgement may wait for company.
+pub(crate) const ACK_DELAY: Duration = Duration::from_millis(2);
 /// The least round trip is remembered for one to two times this long: a path may become longer.
 const REMEMBERED: Duration = Duration::from_secs(5);
 
@@ -25,7 +27,7 @@ impl Rtt {
             }
             Some(smoothed) => {
                 // What was held up says little about the rest: it counts as just late, or nothing would be late soon.
-                let rtt = rtt.min(self.patience(Duration::from_millis(2)).unwrap_or(rtt));
+                let rtt = rtt.min(self.patience().unwrap_or(rtt));
                 self.variation = (self.variation * 3 + smoothed.abs_diff(rtt)) / 4;
                 self.smoothed = Some((smoothed * 7 + rtt) / 8);
             }
@@ -63,9 +65,9 @@ impl Rtt {
     }
 
     /// Within this time an acknowledgement comes, unless something on the way is held up; `None` where nothing is
-    /// known. `grace` is what the peer may wait for company.
-    pub(crate) fn patience(&self, grace: Duration) -> Option<Duration> {
-        self.smoothed.map(|smoothed| smoothed * 5 / 4 + self.variation * 4 + grace)
+    /// known.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.smoothed.map(|smoothed| smoothed * 5 / 4 + self.variation * 4 + ACK_DELAY)
     }
 }
 

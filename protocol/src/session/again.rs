@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use super::lanes::NEAR;
-use super::receive::ACK_DELAY;
 use super::timers::SUSPECT_AFTER;
 use super::{Session, StreamKey};
 use crate::lane::{Item, Lane, Late};
@@ -82,7 +81,7 @@ impl Session {
 
     fn patience(&self, lane: &Lane) -> Duration {
         let least = if self.is_near() { NEAR_PATIENCE } else { LEAST_PATIENCE };
-        lane.rtt.patience(ACK_DELAY).unwrap_or(UNKNOWN_PATIENCE).clamp(least, SUSPECT_AFTER)
+        lane.rtt.patience().unwrap_or(UNKNOWN_PATIENCE).clamp(least, SUSPECT_AFTER)
     }
 
     /// Whether bulk had better go elsewhere: the lane is held up, and another that may carry bulk is not.

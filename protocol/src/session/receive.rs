@@ -9,10 +9,10 @@ use crate::Status;
 use crate::flow::Flow;
 use crate::frame::{Frame, Malformed};
 use crate::lane::{Closing, Item};
+use crate::rtt::ACK_DELAY;
 
-/// How long an acknowledgement may wait for company. Bulk on a near path, which keeps the path's buffers full anyway,
-/// waits longer: each message of its own costs the processes between the ends as much as many kilobytes of data.
-pub(super) const ACK_DELAY: Duration = Duration::from_millis(2);
+/// Bulk on a near path, which keeps the path's buffers full anyway, is acknowledged later: each message of its own costs
+/// the processes between the ends as much as many kilobytes of data.
 const BULK_ACK_DELAY: Duration = Duration::from_millis(10);
 /// More than this at a time is bulk, in bytes.
 const SMALL_READ: u64 = 8 * 1024;
