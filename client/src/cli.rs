@@ -5,4 +5,5 @@ pub mod duration;
 pub mod help;
 pub mod settings;
 mod targets_file;
+pub mod verb;
 pub mod wanted;

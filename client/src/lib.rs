@@ -16,3 +16,4 @@ pub mod port;
 pub mod run;
 pub mod signals;
 pub mod target;
+pub mod version;

@@ -48,15 +48,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(args: Args, output: Arc<Output>) -> anyhow::Result<Result<u8, Error>> {
+fn start(mut args: Args, output: Arc<Output>) -> anyhow::Result<Result<u8, Error>> {
+    if let Some(verb) = args.verb.take() {
+        return block_on(verb.run(args.cluster, &output));
+    }
     let settings = match Settings::from_args(args) {
         Ok(settings) => settings,
         Err(error) => return Ok(Err(error.into())),
     };
+    block_on(run(settings, output))
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     // One thread moves bytes faster than several that wake each other for every piece.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    let outcome = runtime.block_on(run(settings, output));
+    let outcome = runtime.block_on(work);
     runtime.shutdown_background(); // a system resolver that blocks must not hold the end up
     Ok(outcome)
 }

@@ -147,6 +147,11 @@ impl Output {
         Self { context: Some(name.into()), sink: Arc::clone(&self.sink), ..*self }
     }
 
+    /// What a verb was asked for.
+    pub fn answer(&self, text: &str) {
+        self.write_stdout(text);
+    }
+
     /// A forward's line, at the moment traffic can flow.
     pub fn forwarding(&self, line: &ForwardLine) {
         self.event(|| Event::Forwarding {

@@ -2,11 +2,15 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args as ArgGroup, CommandFactory, Parser, ValueEnum, error::ErrorKind};
+use clap::{
+    ArgMatches, Args as ArgGroup, CommandFactory, FromArgMatches, Parser, ValueEnum, error::ErrorKind,
+    parser::ValueSource,
+};
 
 use super::{
     duration::parse_duration,
     help::{ABOUT, EXAMPLES},
+    verb::Verb,
 };
 use crate::output::Output;
 
@@ -19,10 +23,16 @@ use crate::output::Output;
     about = "Forward TCP and UDP to anything a Kubernetes cluster can reach",
     long_about = ABOUT,
     after_long_help = EXAMPLES,
-    override_usage = "kubectl relay [OPTIONS] TARGET PORT... [TARGET PORT...]... [-- COMMAND [ARG]...]\n       kubectl relay [OPTIONS] -f FILE... [-- COMMAND [ARG]...]",
+    override_usage = "kubectl relay [OPTIONS] TARGET PORT... [TARGET PORT...]... [-- COMMAND [ARG]...]\n       kubectl relay [OPTIONS] -f FILE... [-- COMMAND [ARG]...]\n       kubectl relay VERB [OPTIONS]",
+    subcommand_help_heading = "Verbs",
+    subcommand_value_name = "VERB",
     max_term_width = 110
 )]
 pub struct Args {
+    /// Something else than forwarding.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+
     /// A target, the ports after it, and more of both; see the examples of --help.
     #[arg(value_name = "TARGET PORT", num_args = 0..)]
     pub arguments: Vec<String>,
@@ -57,7 +67,7 @@ pub struct Args {
     pub log_connections: bool,
 
     /// Log more to stderr: 2 tells states, 4 decisions, 6 requests, 8 frames.
-    #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0)]
+    #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0, global = true)]
     pub verbosity: u8,
 }
 
@@ -68,13 +78,29 @@ impl Args {
     /// What is wrong with it, or the text of `--help`.
     pub fn read(typed: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let typed: Vec<OsString> = typed.into_iter().collect();
-        let args = Self::try_parse_from(&typed)?;
+        let matches = Self::command().try_get_matches_from(&typed)?;
+        Self::refuse_before_a_verb(&matches)?;
+        let args = Self::from_arg_matches(&matches)?;
         // Most likely a script's variable that is empty: forwarding for ever is not what it wanted.
         if args.command.is_empty() && typed.last().is_some_and(|last| last == "--") {
             let message = "a command is missing after --";
             return Err(Self::command().error(ErrorKind::MissingRequiredArgument, message));
         }
         Ok(args)
+    }
+
+    /// A flag that a verb would not look at is a mistake. Those that every verb has may stand before it.
+    fn refuse_before_a_verb(matches: &ArgMatches) -> Result<(), clap::Error> {
+        let Some(verb) = matches.subcommand_name() else { return Ok(()) };
+        let mut command = Self::command();
+        command.build();
+        let typed = |arg: &&clap::Arg| {
+            !arg.is_global_set()
+                && matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+        };
+        let Some(arg) = command.get_arguments().find(typed) else { return Ok(()) };
+        let message = format!("{arg} is about forwarding: it cannot stand before {verb}");
+        Err(command.error(ErrorKind::ArgumentConflict, message))
     }
 
     /// What the flags make of stdout and stderr.
@@ -197,46 +223,46 @@ pub struct AgentArgs {
 #[command(next_help_heading = "kubectl's flags")]
 pub struct ClusterArgs {
     /// The kubeconfig file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(global = true, long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// The kubeconfig's context.
-    #[arg(long, value_name = "NAME")]
+    #[arg(global = true, long, value_name = "NAME")]
     pub context: Option<String>,
     /// The kubeconfig's cluster.
-    #[arg(long, value_name = "NAME")]
+    #[arg(global = true, long, value_name = "NAME")]
     pub cluster: Option<String>,
     /// The kubeconfig's user.
-    #[arg(long, value_name = "NAME")]
+    #[arg(global = true, long, value_name = "NAME")]
     pub user: Option<String>,
     /// The namespace of the targets, and of the agent.
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(global = true, short, long, value_name = "NAME")]
     pub namespace: Option<String>,
     /// The user to impersonate.
-    #[arg(long = "as", value_name = "USER")]
+    #[arg(global = true, long = "as", value_name = "USER")]
     pub impersonate: Option<String>,
     /// A group to impersonate; repeatable.
-    #[arg(long = "as-group", value_name = "GROUP")]
+    #[arg(global = true, long = "as-group", value_name = "GROUP")]
     pub impersonate_groups: Vec<String>,
     /// The uid to impersonate.
-    #[arg(long = "as-uid", value_name = "UID")]
+    #[arg(global = true, long = "as-uid", value_name = "UID")]
     pub impersonate_uid: Option<String>,
     /// The address of the API server.
-    #[arg(short, long, value_name = "URL")]
+    #[arg(global = true, short, long, value_name = "URL")]
     pub server: Option<String>,
     /// A bearer token for the API server.
-    #[arg(long, value_name = "TOKEN", hide_env_values = true)]
+    #[arg(global = true, long, value_name = "TOKEN", hide_env_values = true)]
     pub token: Option<String>,
     /// A file with the certificate authority's certificate.
-    #[arg(long, value_name = "FILE")]
+    #[arg(global = true, long, value_name = "FILE")]
     pub certificate_authority: Option<PathBuf>,
     /// The name that the server's certificate is checked against.
-    #[arg(long, value_name = "NAME")]
+    #[arg(global = true, long, value_name = "NAME")]
     pub tls_server_name: Option<String>,
     /// Do not check the server's certificate: anybody could be at the other end.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(global = true, long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
     pub insecure_skip_tls_verify: bool,
     /// How long a single request to the API server may take; 0 waits for ever.
-    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_duration)]
+    #[arg(global = true, long, value_name = "TIME", default_value = "0", value_parser = parse_duration)]
     pub request_timeout: Duration,
 }
 
@@ -282,6 +308,35 @@ mod tests {
     #[test]
     fn the_command_line_is_well_defined() {
         Args::command().debug_assert();
+    }
+
+    fn read(words: &[&str]) -> Result<Args, clap::Error> {
+        Args::read(["kubectl-relay"].iter().chain(words).map(OsString::from))
+    }
+
+    #[test]
+    fn kubectls_flags_stand_before_a_verb_or_behind_it() {
+        for words in [["-n", "x", "version"], ["version", "-n", "x"]] {
+            let args = read(&words).unwrap();
+            assert!(matches!(args.verb, Some(Verb::Version(_))), "{words:?}");
+            assert_eq!(args.cluster.namespace.as_deref(), Some("x"), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_flag_that_a_verb_has_not_is_refused() {
+        let error = read(&["--lanes", "2", "version"]).unwrap_err();
+        let message = "--lanes <N> is about forwarding: it cannot stand before version";
+        assert!(error.to_string().contains(message), "{error}");
+        assert_eq!(error.exit_code(), 2);
+        assert!(read(&["version", "--lanes", "2"]).is_err());
+    }
+
+    #[test]
+    fn behind_a_target_a_verbs_name_is_a_word_like_others() {
+        let args = read(&["svc/web", "80", "version", "81"]).unwrap();
+        assert!(args.verb.is_none());
+        assert_eq!(args.arguments, ["svc/web", "80", "version", "81"]);
     }
 
     #[test]

@@ -1,0 +1,33 @@
+//! What the plugin does besides forwarding: each verb has flags of its own, and kubectl's.
+
+use std::sync::Arc;
+
+use clap::Subcommand;
+
+use super::args::ClusterArgs;
+use crate::{
+    error::Error,
+    output::Output,
+    version::{self, VersionArgs},
+};
+
+/// The first word of a command line that forwards nothing. A pod of such a name is reached as `pod/NAME`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Verb {
+    /// Tell this plugin's version, and for which processors it brings an agent.
+    Version(VersionArgs),
+}
+
+impl Verb {
+    /// Does it; gives the exit code.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    #[expect(clippy::unused_async, reason = "the others talk to a cluster")]
+    pub async fn run(self, _cluster: ClusterArgs, output: &Arc<Output>) -> Result<u8, Error> {
+        match self {
+            Self::Version(args) => version::tell(&args, output),
+        }
+        Ok(0)
+    }
+}
