@@ -56,8 +56,8 @@ impl FlowKey {
 
 /// Bytes of the send pool that belong to each session, so that none waits for another's.
 pub const SEND_FLOOR: usize = 256 * 1024;
-/// Bytes written ahead of what has been sent, per stream.
-const AHEAD: u64 = 2 * BATCH as u64;
+/// Bytes written ahead of what has been sent, per stream: whole turns, or what is left over goes out by itself each time.
+const AHEAD: u64 = 2 * transmit::WHOLE_TURN as u64;
 /// A stream that holds no more than this may use the last eighth of the send pool, in bytes.
 const SMALL: u64 = 4 * 1024;
 /// Streams that the peer may have open at first.

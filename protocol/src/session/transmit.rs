@@ -18,11 +18,13 @@ const QUICK: Duration = Duration::from_millis(500);
 /// Left free in a batch for what leads a stream's bytes and for acknowledgements: what spilled over into another
 /// message would cost as much on the way as a whole one.
 const HEADROOM: usize = 128;
+/// Bytes of a stream that is alone in one batch.
+pub(super) const WHOLE_TURN: usize = BATCH - HEADROOM;
 /// Bytes of an interactive stream before it counts as bulk.
 const SMALL_TURN: usize = 4 * 1024;
 /// A program that waits to write is woken when this little is left unsent: it writes the next batch while this one
 /// goes out.
-const WAKE_BELOW: u64 = BATCH as u64;
+const WAKE_BELOW: u64 = WHOLE_TURN as u64;
 
 /// A near path has so many times the usual bytes in flight, until they take this long.
 const NEAR_CAPS: u64 = 3;
