@@ -139,6 +139,7 @@ fuzz_target!(|input: &[u8]| {
                 Event::NeedMore => break,
                 Event::Data(data) => received.extend_from_slice(data),
                 Event::Reply(reply) => replies.push(reply),
+                Event::Accepted => {}
                 Event::Finished => ended = true,
                 Event::Closed(reason) => {
                     assert_eq!((negotiated, reason.close_reason().0), (Negotiated::WebSocketV4, 1000));

@@ -4,13 +4,14 @@
 //! (pongs) and must not depend on somebody writing. Whoever has bytes in it may flush it: the lock is held
 //! for a non-blocking attempt only, and when the socket is full both halves are woken by its next change.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use futures_util::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use crate::framing::{
     ConnectionError, Event, Inbound, MAX_OVERHEAD, MAX_PAYLOAD, Negotiated, Outbound, Reply,
@@ -21,6 +22,9 @@ const READ_BUFFER: usize = 64 * 1024;
 
 /// Room for answers beside a message. A peer that pings without reading loses its pongs, nothing else.
 const REPLY_ROOM: usize = 4096;
+
+/// What is read ahead while nobody but [`Connection::accepted`] reads; mostly nothing.
+const AHEAD: usize = 512;
 
 /// What a connection runs over.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -43,8 +47,16 @@ impl Connection {
     /// # Errors
     /// The system gives no random bytes.
     pub fn new(io: impl Io, negotiated: Negotiated, port: u16) -> io::Result<Self> {
+        let connection = Self::idle(io, negotiated, port);
+        connection.write.put_open(port)?;
+        Ok(connection)
+    }
+
+    /// As [`Self::new`], but with [`Self::open`] still to be called. `port` matters to channel bytes only, which
+    /// begin with it.
+    pub(crate) fn idle(io: impl Io, negotiated: Negotiated, port: u16) -> Self {
         let (read_io, write_io) = tokio::io::split(Box::new(io) as Box<dyn Io>);
-        let mut outbox = Outbox {
+        let outbox = Outbox {
             io: write_io,
             outbound: Outbound::new(negotiated),
             buffer: vec![0; MAX_PAYLOAD + MAX_OVERHEAD + REPLY_ROOM].into_boxed_slice(),
@@ -53,7 +65,6 @@ impl Connection {
             finished: false,
             failed: None,
         };
-        outbox.end = outbox.outbound.open(port, &mut outbox.buffer)?;
         let wakers = Arc::new(Wakers::default());
         let socket_waker = Waker::from(Arc::clone(&wakers));
         let shared = Arc::new(Shared { outbox: Mutex::new(outbox), wakers, socket_waker });
@@ -65,10 +76,37 @@ impl Connection {
             start: 0,
             end: 0,
             owes: true,
+            accepted: false,
+            ahead: Vec::new(),
             over: None,
             shared: Arc::clone(&shared),
         };
-        Ok(Self { read, write: WriteHalf { shared } })
+        Self { read, write: WriteHalf { shared } }
+    }
+
+    /// Opens a connection that was dialled as an idle one. To be called once; what is cancelled is of no more use.
+    ///
+    /// # Errors
+    /// It is not what it was any more.
+    pub async fn open(&mut self, port: u16) -> io::Result<()> {
+        self.flush().await?;
+        self.write.put_open(port)?;
+        self.flush().await
+    }
+
+    /// Waits until the node has taken the stream: then the connection is surely alive. Whether something listens on the
+    /// port is not said by that. Never comes with [`Negotiated::WebSocketV4`]. Cancellation safe.
+    ///
+    /// # Errors
+    /// What ended the connection.
+    pub async fn accepted(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.read.poll_accepted(cx)).await
+    }
+
+    /// Answers pings on a connection that is idle, and waits until it is of no more use. Cancellation safe.
+    pub async fn closed(&mut self) {
+        // Nobody has asked for a stream: an answer is as good as an end.
+        let _ = self.accepted().await;
     }
 
     /// The two directions, for two tasks.
@@ -186,11 +224,44 @@ pub struct ReadHalf {
     end: usize,
     /// Answers of ours may still be in the outbox.
     owes: bool,
+    /// The far side has taken the stream.
+    accepted: bool,
+    /// Read before anybody wanted it.
+    ahead: Vec<u8>,
     over: Option<Over>,
     shared: Arc<Shared>,
 }
 
 impl ReadHalf {
+    fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut bytes = [0; AHEAD];
+            let mut target = ReadBuf::new(&mut bytes);
+            self.decode(&mut target);
+            self.ahead.extend_from_slice(target.filled());
+            self.poll_answers(cx);
+            if let Some(Over::Failed(error)) = &self.over {
+                return Poll::Ready(Err(error.clone().into()));
+            }
+            // Bytes may come before the answer; the reader will see them.
+            if self.accepted || !self.ahead.is_empty() || self.over.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_fill(cx))?;
+        }
+    }
+
+    /// Gets more from the socket, once all that was read before has been decoded.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut chunk = ReadBuf::new(&mut self.buffer);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut chunk))?;
+        (self.start, self.end) = (0, chunk.filled().len());
+        if self.end == 0 {
+            self.fail(ConnectionError::Lost);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Moves buffered bytes to `target` until it is full, the buffer is used up or the connection is over.
     fn decode(&mut self, target: &mut ReadBuf<'_>) {
         while target.remaining() > 0 && self.over.is_none() {
@@ -203,6 +274,7 @@ impl ReadHalf {
             match event {
                 Event::NeedMore => return,
                 Event::Data(bytes) => target.put_slice(bytes),
+                Event::Accepted => self.accepted = true,
                 Event::Finished => self.over = Some(Over::Finished),
                 Event::Reply(reply) => self.reply(&reply),
                 Event::Closed(control) => {
@@ -260,6 +332,11 @@ impl AsyncRead for ReadHalf {
             return Poll::Ready(Ok(()));
         }
         let before = target.filled().len();
+        if !self.ahead.is_empty() {
+            let count = self.ahead.len().min(target.remaining());
+            target.put_slice(&self.ahead[..count]);
+            self.ahead.drain(..count);
+        }
         loop {
             let this = &mut *self;
             this.decode(target);
@@ -276,8 +353,7 @@ impl AsyncRead for ReadHalf {
                 None => {}
             }
             // With room left in the target, all that was read before has been decoded.
-            let mut chunk = ReadBuf::new(&mut this.buffer);
-            match Pin::new(&mut this.io).poll_read(cx, &mut chunk) {
+            match this.poll_fill(cx) {
                 Poll::Ready(Ok(())) => {}
                 // Whoever reads gets as much at a time as there is.
                 Poll::Pending if moved => return Poll::Ready(Ok(())),
@@ -287,10 +363,6 @@ impl AsyncRead for ReadHalf {
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            }
-            (this.start, this.end) = (0, chunk.filled().len());
-            if this.end == 0 {
-                this.fail(ConnectionError::Lost);
             }
         }
     }
@@ -302,6 +374,15 @@ pub struct WriteHalf {
 }
 
 impl WriteHalf {
+    /// Puts what opens the stream behind what is buffered, which is little.
+    fn put_open(&self, port: u16) -> io::Result<()> {
+        let mut outbox = self.shared.lock();
+        outbox.check()?;
+        let Outbox { outbound, buffer, end, .. } = &mut *outbox;
+        *end += outbound.open(port, &mut buffer[*end..])?;
+        Ok(())
+    }
+
     /// Runs `attempt` on the outbox with a waker that this half can be found by.
     fn poll<T>(
         &self,

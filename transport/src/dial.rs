@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Collected, Limited};
 use hyper_util::rt::TokioIo;
 use kube::client::Body;
-use tokio::io::AsyncWriteExt as _;
 
 use crate::connection::Connection;
 use crate::error::{DialError, Target, refusal, transport};
@@ -63,10 +62,21 @@ impl PortForward {
         port: u16,
         mode: Mode,
     ) -> Result<(Connection, Negotiated), DialError> {
-        let dial = Dial { client, namespace, pod, port };
-        tokio::time::timeout(DIAL_TIMEOUT, dial.connect(mode))
-            .await
-            .unwrap_or(Err(DialError::TimedOut(DIAL_TIMEOUT)))
+        Dial { client, namespace, pod, port: Some(port) }.within_limit(mode).await
+    }
+
+    /// As [`Self::dial`], without a stream to any port yet: [`Connection::open`] makes one. Nobody in the pod notices a
+    /// connection that waits. Channel bytes cannot wait: with [`Mode::WebSocketV4`] the upgrade counts as refused.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn dial_idle(
+        client: &kube::Client,
+        namespace: &str,
+        pod: &str,
+        mode: Mode,
+    ) -> Result<(Connection, Negotiated), DialError> {
+        Dial { client, namespace, pod, port: None }.within_limit(mode).await
     }
 }
 
@@ -74,10 +84,17 @@ struct Dial<'a> {
     client: &'a kube::Client,
     namespace: &'a str,
     pod: &'a str,
-    port: u16,
+    /// `None`: none yet.
+    port: Option<u16>,
 }
 
 impl Dial<'_> {
+    async fn within_limit(&self, mode: Mode) -> Result<(Connection, Negotiated), DialError> {
+        tokio::time::timeout(DIAL_TIMEOUT, self.connect(mode))
+            .await
+            .unwrap_or(Err(DialError::TimedOut(DIAL_TIMEOUT)))
+    }
+
     async fn connect(&self, mode: Mode) -> Result<(Connection, Negotiated), DialError> {
         for name in [self.namespace, self.pod] {
             // Goes into the path: nothing but what a Kubernetes name may hold.
@@ -87,7 +104,8 @@ impl Dial<'_> {
         }
         match mode {
             Mode::Auto => {
-                self.websocket(&[TUNNEL_PROTOCOL, V4_PROTOCOL])
+                let offer = [TUNNEL_PROTOCOL, V4_PROTOCOL];
+                self.websocket(if self.port.is_some() { &offer } else { &offer[..1] })
                     .or_else(|first| async move {
                         if !first.is_about_the_upgrade() {
                             return Err(first);
@@ -98,6 +116,9 @@ impl Dial<'_> {
                     .await
             }
             Mode::WebSocket => self.websocket(&[TUNNEL_PROTOCOL]).await,
+            Mode::WebSocketV4 if self.port.is_none() => {
+                Err(DialError::ProtocolError("the older WebSocket protocol has no idle connections".into()))
+            }
             Mode::WebSocketV4 => self.websocket(&[V4_PROTOCOL]).await,
             Mode::Spdy => self.spdy().await,
         }
@@ -116,8 +137,9 @@ impl Dial<'_> {
         getrandom::fill(&mut random)
             .map_err(|error| DialError::ProtocolError(format!("no random bytes from the system: {error}")))?;
         let key = request_key(random);
+        let query = self.port.map(|port| format!("?ports={port}")).unwrap_or_default();
         let request = self
-            .request(Method::GET, &format!("?ports={}", self.port))
+            .request(Method::GET, &query)
             .header(UPGRADE, "websocket")
             .header(SEC_WEBSOCKET_VERSION, "13")
             .header(SEC_WEBSOCKET_KEY, &key)
@@ -179,8 +201,10 @@ impl Dial<'_> {
             .await
             .map_err(|error| DialError::Unreachable(crate::error::chain(&error)))?;
         let unreachable = |error: std::io::Error| DialError::Unreachable(error.to_string());
-        let mut connection = Connection::new(TokioIo::new(io), negotiated, self.port).map_err(unreachable)?;
-        connection.flush().await.map_err(unreachable)?;
+        let mut connection = Connection::idle(TokioIo::new(io), negotiated, self.port.unwrap_or_default());
+        if let Some(port) = self.port {
+            connection.open(port).await.map_err(unreachable)?;
+        }
         Ok((connection, negotiated))
     }
 }

@@ -107,6 +107,8 @@ pub enum Event<'a> {
     NeedMore,
     /// Forwarded bytes, never empty.
     Data(&'a [u8]),
+    /// The far side has taken the data stream. Channel bytes have nothing like it.
+    Accepted,
     /// The far side's direction is over, in good order.
     Finished,
     /// Send this.
@@ -265,6 +267,7 @@ fn stream_event<'a>(event: spdy::Event<'a>, ends: &mut Ends) -> Result<Option<Ev
             return Err(ConnectionError::Reset { status });
         }
         spdy::Event::Ping(id) => Some(Event::Reply(Reply::SpdyPing(id))),
+        spdy::Event::Accepted(spdy::DATA_STREAM) => Some(Event::Accepted),
         // After GOAWAY the streams that exist go on.
         spdy::Event::Accepted(_) | spdy::Event::GoAway(_) => None,
     })

@@ -106,6 +106,7 @@ fn decode(
                     received.extend_from_slice(data);
                 }
                 Event::Reply(reply) => replies.push(reply),
+                Event::Accepted => {}
                 Event::Finished => return (received, replies, Ending::Finished),
                 Event::Closed(reason) => return (received, replies, Ending::Closed(reason.close_reason().0)),
             }

@@ -7,7 +7,7 @@ mod peer;
 
 use std::io;
 
-use peer::{Carrier, Peer, Received, accept, read_head, refuse, respond};
+use peer::{Carrier, Peer, Received, accept, accept_idle, read_head, refuse, respond};
 use relay_transport::{Connection, ConnectionError, DialError, Mode, Negotiated, PortForward, Verb};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 
@@ -96,6 +96,83 @@ async fn a_socket_that_takes_and_gives_one_byte_at_a_time_is_enough() {
     for carrier in ALL {
         round_trip(carrier, 1, 3_000).await;
     }
+}
+
+/// A connection without a stream over `carrier`, and the peer that has agreed to it.
+async fn idle(carrier: Carrier) -> (Connection, Peer) {
+    let (client, mut peers) = peer::client(10_000);
+    let dial = PortForward::dial_idle(&client, "n", "p", mode(carrier));
+    let (dialled, peer) =
+        tokio::join!(dial, async { accept_idle(peers.recv().await.unwrap(), carrier).await });
+    (dialled.unwrap().0, peer)
+}
+
+#[tokio::test]
+async fn an_idle_connection_answers_pings_and_carries_a_stream_once_it_is_opened() {
+    for carrier in [Carrier::Tunnel, Carrier::Spdy] {
+        let (mut connection, mut peer) = idle(carrier).await;
+        let pinged = async {
+            peer.raw_spdy(&[0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 8]).await;
+            assert_eq!(peer.receive().await, Some(Received::SpdyPing(8)));
+        };
+        tokio::select! {
+            () = pinged => {}
+            () = connection.closed() => panic!("it is still good"),
+        }
+        connection.open(9527).await.unwrap();
+        let (accepted, ()) = tokio::join!(connection.accepted(), peer.streams());
+        accepted.unwrap();
+        connection.write_all(b"hello").await.unwrap();
+        connection.flush().await.unwrap();
+        assert_eq!(peer.receive().await, Some(Received::Bytes(b"hello".to_vec())));
+        peer.send(b"reply").await;
+        peer.finish().await;
+        let mut reply = Vec::new();
+        connection.read_to_end(&mut reply).await.unwrap();
+        assert_eq!(reply, b"reply");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_is_lost_says_so() {
+    for carrier in [Carrier::Tunnel, Carrier::Spdy] {
+        let (mut connection, peer) = idle(carrier).await;
+        drop(peer);
+        connection.closed().await;
+        assert_eq!(cause(&connection.accepted().await.unwrap_err()), ConnectionError::Lost);
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_overtake_the_answer_are_kept() {
+    for carrier in [Carrier::Tunnel, Carrier::Spdy] {
+        let (mut connection, mut peer) = idle(carrier).await;
+        connection.open(9527).await.unwrap();
+        let sent = pattern(3_000);
+        peer.send(&sent).await;
+        connection.accepted().await.unwrap();
+        peer.streams().await;
+        peer.finish().await;
+        let mut received = Vec::new();
+        connection.read_to_end(&mut received).await.unwrap();
+        assert!(received == sent, "{carrier:?}: {} bytes", received.len());
+    }
+}
+
+#[tokio::test]
+async fn a_complaint_is_what_a_wait_for_the_answer_ends_with() {
+    let (mut connection, mut peer) = idle(Carrier::Spdy).await;
+    connection.open(9527).await.unwrap();
+    peer.complain("no such stream").await;
+    let error = connection.accepted().await.unwrap_err();
+    assert_eq!(cause(&error), ConnectionError::Remote("no such stream".to_owned()));
+}
+
+#[tokio::test]
+async fn the_older_websocket_has_no_idle_connections() {
+    let (client, _peers) = peer::client(10_000);
+    let refused = PortForward::dial_idle(&client, "n", "p", Mode::WebSocketV4).await.unwrap_err();
+    assert!(matches!(refused, DialError::ProtocolError(_)), "{refused}");
 }
 
 #[tokio::test]

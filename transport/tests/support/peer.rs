@@ -77,7 +77,16 @@ pub(crate) enum Carrier {
 }
 
 /// Accepts the next connection's upgrade as `carrier`.
-pub(crate) async fn accept(mut io: DuplexStream, carrier: Carrier) -> Peer {
+pub(crate) async fn accept(io: DuplexStream, carrier: Carrier) -> Peer {
+    accept_for(io, carrier, "?ports=9527 ").await
+}
+
+/// As [`accept`], where the client names no port yet.
+pub(crate) async fn accept_idle(io: DuplexStream, carrier: Carrier) -> Peer {
+    accept_for(io, carrier, "/portforward ").await
+}
+
+async fn accept_for(mut io: DuplexStream, carrier: Carrier, end: &str) -> Peer {
     let head = read_head(&mut io).await;
     let method = if carrier == Carrier::Spdy { "POST" } else { "GET" };
     assert!(
@@ -97,7 +106,7 @@ pub(crate) async fn accept(mut io: DuplexStream, carrier: Carrier) -> Peer {
         _ => {
             assert_eq!(head.headers["upgrade"], "websocket");
             assert_eq!(head.headers["sec-websocket-version"], "13");
-            assert!(head.line.contains("?ports=9527 "), "{}", head.line);
+            assert!(head.line.contains(end), "{}", head.line);
             let protocol =
                 if carrier == Carrier::V4 { "v4.channel.k8s.io" } else { "SPDY/3.1+portforward.k8s.io" };
             assert!(head.headers["sec-websocket-protocol"].contains(protocol));
