@@ -6,7 +6,7 @@ mod probe;
 mod servers;
 
 use std::future::Future;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -34,6 +34,9 @@ enum Command {
         /// Start as not ready; `/ready/on` changes that.
         #[arg(long)]
         not_ready: bool,
+        /// Answer TCP on 127.0.0.1 only.
+        #[arg(long)]
+        loopback: bool,
     },
     /// Wait for a signal and reap children: the first process of a sandbox.
     Pause,
@@ -63,9 +66,11 @@ enum Command {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     match Cli::parse().command {
-        Command::Serve { term_delay, not_ready } => {
+        Command::Serve { term_delay, not_ready, loopback } => {
+            // An IPv6 socket takes IPv4 peers too, so one listener serves pods of either family.
+            let address = if loopback { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::UNSPECIFIED.into() };
             tokio::select! {
-                done = serve(!not_ready) => done,
+                done = serve(address, !not_ready) => done,
                 done = terminated(Duration::from_secs(term_delay)) => done,
             }
         }
@@ -91,36 +96,35 @@ async fn terminated(delay: Duration) -> Result<()> {
     Ok(())
 }
 
-async fn serve(ready: bool) -> Result<()> {
+async fn serve(address: IpAddr, ready: bool) -> Result<()> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let site = Arc::new(http::Site { host: host.clone(), ready: AtomicBool::new(ready) });
     let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, ports::ECHO)).await.context("UDP echo")?;
     println!("listening as {host}, ready: {}", site.ready.load(Ordering::Relaxed));
     tokio::try_join!(
-        listen(ports::HTTP, move |stream| http::serve(stream, site.clone())),
-        listen(ports::ECHO, servers::echo),
-        listen(ports::BANNER, move |stream| {
+        listen(address, ports::HTTP, move |stream| http::serve(stream, site.clone())),
+        listen(address, ports::ECHO, servers::echo),
+        listen(address, ports::BANNER, move |stream| {
             let host = host.clone();
             async move { servers::banner(stream, &host).await }
         }),
-        listen(ports::SINK, servers::sink),
-        listen(ports::SOURCE, servers::source),
-        listen(ports::HALF_CLOSE, servers::half_close),
-        listen(ports::RESET, servers::reset),
-        listen(ports::NEVER_READ, servers::never_read),
-        listen(ports::SLOW, servers::slow),
+        listen(address, ports::SINK, servers::sink),
+        listen(address, ports::SOURCE, servers::source),
+        listen(address, ports::HALF_CLOSE, servers::half_close),
+        listen(address, ports::RESET, servers::reset),
+        listen(address, ports::NEVER_READ, servers::never_read),
+        listen(address, ports::SLOW, servers::slow),
         servers::udp_echo(udp),
     )?;
     Ok(())
 }
 
 /// Serves every connection to `port` in a task of its own; what one connection meets harms no other.
-async fn listen<F>(port: u16, serve: impl Fn(TcpStream) -> F) -> Result<()>
+async fn listen<F>(address: IpAddr, port: u16, serve: impl Fn(TcpStream) -> F) -> Result<()>
 where
     F: Future<Output = Result<()>> + Send + 'static,
 {
-    // An IPv6 socket takes IPv4 peers too, so one listener serves pods of either family.
-    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await;
+    let listener = TcpListener::bind((address, port)).await;
     let listener = listener.with_context(|| format!("listen on port {port}"))?;
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
