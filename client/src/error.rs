@@ -7,6 +7,7 @@ use crate::{
     cli::settings::UsageError,
     cluster::{api::ApiError, config::ConfigError, connect::ConnectError, resolve::ResolveError},
     command::CommandError,
+    direct::DirectError,
     forward::listen::ListenError,
     target::Place,
 };
@@ -48,6 +49,9 @@ pub enum Error {
     /// An agent that does not come to run.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// Something that can't be had without an agent.
+    #[error(transparent)]
+    Direct(#[from] DirectError),
     /// A command that cannot be started.
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -89,6 +93,7 @@ impl Error {
             Self::Resolve(error) => error.hint(),
             Self::Listen(error) => error.hint(),
             Self::Launch(error) => error.hint(),
+            Self::Direct(error) => error.hint(),
             Self::Command(error) => error.hint(),
             Self::LeftBehind(error) => format!("the agent ends by itself when it is idle; {}", error.hint()),
             Self::System(..) => "this is not about the cluster: look at the limits of this machine".into(),
@@ -100,6 +105,7 @@ impl Error {
         match self {
             Self::At { error, .. } | Self::InContext { error, .. } => error.exit_code(),
             Self::Usage(_) => 2,
+            Self::Direct(error) => error.exit_code(),
             Self::Command(error) => error.exit_code(),
             _ => 1,
         }

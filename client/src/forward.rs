@@ -25,8 +25,11 @@ use crate::{
         ready::{Destination, Route},
         resolve::Forward,
     },
+    direct::{Direct, pods::Pods},
     output::Output,
 };
+
+pub(crate) use connection::Ended;
 
 /// With a session that is ready, opening waits only for the agent's limit of streams.
 const LIMIT_WAIT: Duration = Duration::from_secs(10);
@@ -38,6 +41,8 @@ pub struct Relay {
     pub current: watch::Receiver<Current>,
     /// `--connect-wait`.
     pub connect_wait: Duration,
+    /// The way to pods without an agent.
+    pub direct: Direct,
     /// Where failures are told.
     pub output: Arc<Output>,
     /// All tasks with a local connection, to let them end before the process does.
@@ -55,6 +60,8 @@ pub struct Path {
     pub protocol: Protocol,
     /// The target's port, as its Forwarding line has it.
     pub remote: u16,
+    /// The pods behind it, where they can be reached without an agent.
+    pub direct: Option<Arc<Pods>>,
 }
 
 impl From<&Forward> for Path {
@@ -64,6 +71,7 @@ impl From<&Forward> for Path {
             route: Arc::clone(&forward.route),
             protocol: forward.protocol,
             remote: forward.remote,
+            direct: forward.direct.clone(),
         }
     }
 }

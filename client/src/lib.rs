@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod command;
 pub mod dial_failure;
 pub mod dialer;
+pub mod direct;
 pub mod error;
 pub mod file_limit;
 pub mod forward;

@@ -18,7 +18,7 @@ use relay_protocol::{Status, header::Protocol};
 pub use connection::Connection;
 use event::{Event, Stamped};
 
-use crate::{cluster::ready::Destination, dial_failure};
+use crate::{cluster::ready::Destination, dial_failure, direct::DirectError};
 
 /// A repeated failure of one forward is told once in this time, with the number of times it happened.
 const REPEAT: Duration = Duration::from_secs(10);
@@ -261,10 +261,22 @@ impl Output {
         self.repeated(target, &message, &hint, Instant::now());
     }
 
+    /// A connection that the agent could not make, and that could not be made without it either.
+    pub fn dial_failed_twice(&self, target: &str, destination: &Destination, error: &DirectError) {
+        let (message, _) = dial_failure::sentence(target, destination, Status::Refused);
+        let message = format!("{message}, and the pod's loopback was not tried: {error}");
+        self.repeated(target, &message, &error.hint(), Instant::now());
+    }
+
     /// A connection that could not even be tried.
     pub fn not_forwarded(&self, target: &str, reason: &str) {
         let hint = "the local connection was reset; it can be tried again";
         self.repeated(target, &format!("{target}: {reason}"), hint, Instant::now());
+    }
+
+    /// A connection of a target that failed for a reason of its own. The same is told once in ten seconds.
+    pub fn connection_failed(&self, target: &str, message: &str, hint: &str) {
+        self.repeated(target, message, hint, Instant::now());
     }
 
     fn repeated(&self, target: &str, message: &str, hint: &str, now: Instant) {

@@ -28,6 +28,7 @@ use crate::{
     cli::settings::Settings,
     cluster::resolve::Forward,
     command::{CommandLine, Program, Variables, environment::variables},
+    direct,
     error::Error,
     file_limit::FileLimit,
     forward::listen::bind,
@@ -160,6 +161,9 @@ async fn forward_all(
     cleanup: &watch::Sender<Vec<Held>>,
     ready: &watch::Sender<Option<Variables>>,
 ) -> Result<std::convert::Infallible, Error> {
+    if let Some(error) = direct::typed_in_vain(&settings) {
+        return Err(error);
+    }
     let contexts = Contexts::open(&settings, &output).await?;
     let wanted = || settings.targets.iter().zip(&contexts.of_target);
     let resolved = wanted().map(async |(wanted, context)| {
@@ -175,6 +179,9 @@ async fn forward_all(
     for ((wanted, context), resolved) in wanted().zip(resolved) {
         let namespace = wanted.namespace.as_ref().unwrap_or(&contexts.all[*context].config.namespace);
         for forward in resolved {
+            if let Some(error) = direct::needs_agent(settings.agent.source, &forward) {
+                return Err(error);
+            }
             let bound = bind(&wanted.addresses, forward.local, forward.protocol);
             listeners.push(bound.map_err(|error| Error::from(error).at(forward.place.as_ref()))?);
             if let Some(of_this) = forward.pods.clone().map(|pods| (namespace.clone(), pods))
@@ -213,20 +220,17 @@ async fn forward_all(
         announce(context, way, forwards, settings.pod_running_timeout, &one_is_ready).await
     });
     let mut announcing: FuturesUnordered<_> = announced.collect();
-    let removing = future::join_all(contexts.all.iter().zip(&ways).map(async |(context, way)| {
-        match way.held.jobs.remove_old(&way.owner, jiff::Timestamp::now()).await {
-            Ok(0) => {}
-            Ok(removed) => tracing::info!(removed, "old Jobs removed"),
-            Err(error) => context
-                .output
-                .warning(&format!("{error}; Jobs that earlier runs left behind stay"), Some(&error.hint())),
-        }
-    }));
-    let mut supervising: FuturesUnordered<_> = contexts
-        .all
-        .iter()
-        .zip(supervisors)
-        .map(async |(context, supervisor)| context.named(supervisor.run().await.into()))
+    let removing = contexts.all.iter().zip(&ways);
+    let removing = future::join_all(
+        removing.map(|(context, way)| way.remove_old(&context.output, settings.agent.source)),
+    );
+    let supervised = contexts.all.iter().zip(&ways).zip(supervisors);
+    let mut supervising: FuturesUnordered<_> = supervised
+        .map(async |((context, way), supervisor)| {
+            let through_it = planned.iter().filter(|planned| std::ptr::eq(planned.way, way));
+            let forwards: Vec<_> = through_it.map(|planned| &planned.forward).collect();
+            context.named(way.keep(supervisor, &settings.agent, &forwards).await)
+        })
         .collect();
     tokio::select! {
         Some(error) = supervising.next() => Err(error),

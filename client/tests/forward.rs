@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
+    convert::Infallible,
     io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, atomic::AtomicUsize},
@@ -13,13 +14,14 @@ use http::{Request, Response};
 use kube::{Api, Client, client::Body, runtime::watcher};
 use kubectl_relay::{
     agent::supervisor::Current,
-    cli::settings::ListenAddress,
+    cli::{args::TransportArg, settings::ListenAddress},
     cluster::{
         access::Access,
         api::Call,
         follow::Follow,
         ready::{Destination, EndpointPort, Route},
     },
+    direct::Direct,
     forward::{
         Path, Relay,
         listen::{Bound, bind},
@@ -160,9 +162,14 @@ fn forwarding_by(route: Route, protocol: Protocol, connect_wait: Duration) -> Fo
     let (current, receiver) = watch::channel(Current::Starting);
     let stderr = Captured::default();
     let output = Output::to(false, 0, Box::new(std::io::sink()), Box::new(stderr.clone())).log_connections();
-    let relay =
-        Relay { current: receiver, connect_wait, output: Arc::new(output), tasks: TaskTracker::new() };
-    let path = Path { target: "ip/10.0.0.1".into(), route: Arc::new(route), protocol, remote: 80 };
+    let output = Arc::new(output);
+    let nobody =
+        tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+    let access = Access::from(Client::new(nobody, "dev"));
+    let direct = Direct::new(access, TransportArg::Auto, Arc::clone(&output));
+    let relay = Relay { current: receiver, connect_wait, direct, output, tasks: TaskTracker::new() };
+    let route = Arc::new(route);
+    let path = Path { target: "ip/10.0.0.1".into(), route, protocol, remote: 80, direct: None };
     let loopback = ListenAddress::Ip([127, 0, 0, 1].into());
     let bound = bind(&[loopback], LocalPort::Free, protocol).unwrap().remove(0);
     let local = bound.local_addr().unwrap();
@@ -341,7 +348,7 @@ async fn pods(addresses: &[&str], port: u16) -> Route {
             if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
                 std::future::pending::<()>().await;
             }
-            Ok::<_, std::convert::Infallible>(Response::new(Body::from(list.into_bytes())))
+            Ok::<_, Infallible>(Response::new(Body::from(list.into_bytes())))
         }
     });
     let access = Access::from(Client::new(service, "dev"));

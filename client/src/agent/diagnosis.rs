@@ -25,6 +25,8 @@ pub enum Other {
     Image,
     /// No node is such as was asked for.
     Node,
+    /// The namespace lets no such pod in: a quota or a rule.
+    Admission,
 }
 
 /// How far a pod is.
@@ -184,25 +186,28 @@ pub fn of_event(event: &Event) -> Option<Trouble> {
     let message = one_line(event.message.as_deref().unwrap_or_default());
     let trouble =
         |what: String, hint: &str, fatal| Some(Trouble { what, hint: hint.into(), fatal, other: None });
+    let not_admitted = |trouble: Option<Trouble>| {
+        trouble.map(|trouble| Trouble { other: Some(Other::Admission), ..trouble })
+    };
     match event.reason.as_deref().unwrap_or_default() {
-        "FailedCreate" if message.contains("exceeded quota") => trouble(
+        "FailedCreate" if message.contains("exceeded quota") => not_admitted(trouble(
             format!("a quota leaves no room for the agent's pod: {}", after_forbidden(&message)),
             "free some of it (kubectl describe quota), ask for less with --server.requests and --server.limits, or \
              use another namespace with --server.namespace",
             false,
-        ),
-        "FailedCreate" if message.contains("violates PodSecurity") => trouble(
+        )),
+        "FailedCreate" if message.contains("violates PodSecurity") => not_admitted(trouble(
             format!("Pod Security does not admit the agent's pod: {}", after_forbidden(&message)),
             "the agent itself fits \"restricted\": take from the patch what the rule names, or use another namespace \
              with --server.namespace",
             true,
-        ),
+        )),
         "FailedCreate" if message.contains("denied the request") || message.contains("is forbidden") => {
-            trouble(
+            not_admitted(trouble(
                 format!("the cluster does not admit the agent's pod: {}", after_forbidden(&message)),
                 "change the pod with -p/--patch as the rule asks, or use another namespace with --server.namespace",
                 !message.contains("serviceaccount") && !message.contains("service account"),
-            )
+            ))
         }
         "FailedCreate" => trouble(
             format!("the agent's pod cannot be made: {message}"),

@@ -111,6 +111,9 @@ pub enum LaunchError {
     /// There is no agent in this plugin.
     #[error("this plugin was built without an agent inside")]
     NotEmbedded,
+    /// Nobody wants one.
+    #[error("no agent is to be started (--agent-source none)")]
+    NotWanted,
     /// There is no image for an agent without one.
     #[error("no pod runs in namespace \"{0}\" whose image the agent could be started under")]
     NoImage(String),
@@ -150,6 +153,7 @@ impl LaunchError {
                 "build it with `cargo xtask plugin`, or use --agent-source image with an image that the nodes can pull"
                     .into()
             }
+            Self::NotWanted => "leave --agent-source none away".into(),
             Self::NoImage(_) => {
                 "name any image that the nodes have or can pull: --agent-source embedded --server.image IMAGE".into()
             }
@@ -163,6 +167,19 @@ impl LaunchError {
             self,
             Self::PortForward { .. } | Self::Api(ApiError::Denied { .. } | ApiError::Unauthorized { .. })
         )
+    }
+
+    /// Whether the cluster lets nobody like this user have an agent in this namespace: for want of a right or of room, or
+    /// because of a rule.
+    pub fn is_for_want_of_leave(&self) -> bool {
+        let refused = |trouble: &Trouble| trouble.other == Some(Other::Admission);
+        match self {
+            Self::Api(error) => {
+                matches!(error, ApiError::Denied { .. } | ApiError::Quota { .. } | ApiError::Rejected { .. })
+            }
+            Self::Trouble(trouble) | Self::TimedOut { trouble: Some(trouble), .. } => refused(trouble),
+            _ => false,
+        }
     }
 
     /// Whether trying again later may help without anybody changing anything.
@@ -188,6 +205,7 @@ impl Launcher {
             AgentSource::Auto if self.embedded.is_empty() => self.start_image(avoid).await,
             AgentSource::Auto if !has_fallen_back => self.start_either(avoid).await,
             AgentSource::Image => self.start_image(avoid).await,
+            AgentSource::None => Err(LaunchError::NotWanted),
             AgentSource::Embedded | AgentSource::Auto => {
                 let images = self.images().await?;
                 self.start_embedded(&images, avoid).await

@@ -291,12 +291,14 @@ pub enum TransportArg {
 /// `--agent-source`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AgentSource {
-    /// The image, and the embedded one when that cannot be pulled.
+    /// The image, the embedded one when that cannot be pulled, and none where no agent may be had.
     Auto,
     /// An image that the nodes can pull.
     Image,
     /// The one that this plugin carries, under an image that the cluster has already.
     Embedded,
+    /// No agent: each pod's own port-forward, for TCP to pods, workloads and Services.
+    None,
 }
 
 #[cfg(test)]
@@ -387,7 +389,8 @@ mod tests {
     fn sources_that_are_not_there_are_not_accepted() {
         let source = |source| Args::try_parse_from(["kubectl-relay", "--agent-source", source, "x", "1"]);
         assert_eq!(source("embedded").unwrap().agent.agent_source, AgentSource::Embedded);
-        for other in ["shared", "none", ""] {
+        assert_eq!(source("none").unwrap().agent.agent_source, AgentSource::None);
+        for other in ["shared", ""] {
             assert!(source(other).is_err(), "{other}");
         }
     }

@@ -1,14 +1,16 @@
-//! A local copy of some objects, kept by list and watch: an expired watch lists again, a broken one is tried again.
+//! A local copy of some objects, kept by list and watch: an expired watch lists again, a broken one is tried again. Who
+//! may not watch asks again and again, where that is asked for.
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use kube::{
     Api, Resource, ResourceExt,
+    api::ListParams,
     runtime::watcher::{self, Event, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -19,6 +21,19 @@ use super::{
 /// The first pause after a failed list or watch; doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Where nobody may watch, the objects are asked for this often, and sooner where there is doubt.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+/// And so often at most.
+const ASK_PAUSE: Duration = Duration::from_millis(500);
+
+/// How to ask for objects that may not be watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// For the one of this name, which needs no right to list.
+    ForOne(String),
+    /// For all, by the same selectors.
+    ForAll,
+}
 
 /// What is known of the objects.
 #[derive(Debug, Clone)]
@@ -41,6 +56,7 @@ impl<K> Default for Snapshot<K> {
 #[derive(Debug)]
 pub struct Follow<K> {
     snapshots: watch::Receiver<Snapshot<K>>,
+    doubts: Arc<Notify>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -50,9 +66,36 @@ where
 {
     /// Starts following. `call` is what a refusal is reported as; its verb is set to the one that was refused.
     pub fn start(access: &Access, api: Api<K>, config: watcher::Config, call: Call) -> Self {
+        Self::with(access, api, config, call, None)
+    }
+
+    /// As [`Self::start`], and asks again and again where list or watch are denied.
+    pub fn start_or_ask(access: &Access, api: Api<K>, config: watcher::Config, call: Call, ask: Ask) -> Self {
+        Self::with(access, api, config, call, Some(ask))
+    }
+
+    fn with(access: &Access, api: Api<K>, config: watcher::Config, call: Call, ask: Option<Ask>) -> Self {
         let (sender, snapshots) = watch::channel(Snapshot::default());
-        let task = tokio::spawn(follow(access.renewals(), api, config, call, sender));
-        Self { snapshots, _task: AbortOnDropHandle::new(task) }
+        let doubts = Arc::<Notify>::default();
+        let (renewals, asked) = (access.renewals(), Arc::clone(&doubts));
+        let task = tokio::spawn(async move {
+            let list = ListParams {
+                label_selector: config.label_selector.clone(),
+                field_selector: config.field_selector.clone(),
+                ..ListParams::default()
+            };
+            let denied = follow(renewals, api.clone(), config, call.clone(), &sender, ask.is_some()).await;
+            if let (Some(denied), Some(ask)) = (denied, ask) {
+                tracing::info!(%denied, "asking instead of watching");
+                Asking { api, call, list, ask, denied }.keep(&sender, &asked).await;
+            }
+        });
+        Self { snapshots, doubts, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// What is known turned out to be wrong: where it is not watched it is asked for again at once.
+    pub fn doubt(&self) {
+        self.doubts.notify_one();
     }
 
     /// The latest state.
@@ -91,13 +134,16 @@ where
     }
 }
 
+/// Follows until the objects may not be listed or watched, if `ends` says so: gives the refusal.
 async fn follow<K>(
     mut renewals: watch::Receiver<u64>,
     api: Api<K>,
     config: watcher::Config,
     call: Call,
-    sender: watch::Sender<Snapshot<K>>,
-) where
+    sender: &watch::Sender<Snapshot<K>>,
+    ends: bool,
+) -> Option<ApiError>
+where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let mut events = std::pin::pin!(watcher(api, config));
@@ -109,6 +155,9 @@ async fn follow<K>(
             Err(error) => {
                 let Some(error) = watch_error(&call, error) else { continue };
                 tracing::debug!(%error, "watch failed");
+                if ends && matches!(error, ApiError::Denied { .. }) {
+                    return Some(error);
+                }
                 sender.send_modify(|snapshot| snapshot.error = Some(error));
                 tokio::select! {
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
@@ -139,6 +188,54 @@ async fn follow<K>(
                 snapshot.error = None;
             }),
         }
+    }
+    None
+}
+
+/// Objects that may not be watched.
+struct Asking<K> {
+    api: Api<K>,
+    call: Call,
+    list: ListParams,
+    ask: Ask,
+    /// What the API server said to list or watch: the better answer where this way is closed too.
+    denied: ApiError,
+}
+
+impl<K> Asking<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    async fn keep(self, sender: &watch::Sender<Snapshot<K>>, doubts: &Notify) {
+        loop {
+            match self.once().await {
+                Ok(objects) => sender.send_modify(|snapshot| {
+                    *snapshot = Snapshot { synced: true, objects: Arc::new(objects), error: None };
+                }),
+                Err(error) => {
+                    tracing::debug!(%error, "the objects are not known to be as they were");
+                    let is_denied = matches!(error, ApiError::Denied { .. });
+                    let error = if is_denied { self.denied.clone() } else { error };
+                    sender.send_modify(|snapshot| snapshot.error = Some(error));
+                }
+            }
+            tokio::time::sleep(ASK_PAUSE).await;
+            let _ = tokio::time::timeout(ASK_EVERY, doubts.notified()).await;
+        }
+    }
+
+    async fn once(&self) -> Result<BTreeMap<String, Arc<K>>, ApiError> {
+        let objects = match &self.ask {
+            Ask::ForOne(name) => match self.api.get_opt(name).await {
+                Ok(object) => object.into_iter().collect(),
+                Err(error) => return Err(ApiError::new(Call { verb: "get", ..self.call.clone() }, error)),
+            },
+            Ask::ForAll => match self.api.list(&self.list).await {
+                Ok(list) => list.items,
+                Err(error) => return Err(ApiError::new(Call { verb: "list", ..self.call.clone() }, error)),
+            },
+        };
+        Ok(objects.into_iter().map(|object| (object.name_any(), Arc::new(object))).collect())
     }
 }
 

@@ -2,12 +2,16 @@
 
 use std::{fmt, num::NonZeroU16};
 
-use k8s_openapi::api::{
-    core::v1::{PodSpec, ServicePort},
-    discovery::v1::EndpointPort,
+use k8s_openapi::{
+    api::{
+        core::v1::{PodSpec, ServicePort},
+        discovery::v1::EndpointPort,
+    },
+    apimachinery::pkg::util::intstr::IntOrString,
 };
 use relay_protocol::header::Protocol;
 
+use super::ready::EndpointPort as TargetPort;
 use crate::port::{PortSpec, RemotePort};
 
 /// One declared port.
@@ -207,6 +211,22 @@ pub fn of_service(ports: Option<&Vec<ServicePort>>) -> Vec<DeclaredPort> {
     ports.into_iter().flatten().filter_map(port).collect()
 }
 
+/// The port of a Service's pods that one of its ports stands for. What it does not declare is the pods' own.
+pub fn target_port(ports: Option<&Vec<ServicePort>>, selected: &Selected) -> TargetPort {
+    let same = |port: &&ServicePort| {
+        port.port == i32::from(selected.number)
+            && protocol_named(port.protocol.as_deref()) == Some(selected.protocol)
+    };
+    let declared = ports.into_iter().flatten().find(same).filter(|_| selected.declared);
+    match declared.and_then(|port| port.target_port.as_ref()) {
+        Some(IntOrString::String(name)) => TargetPort::Named(name.clone(), selected.protocol),
+        Some(IntOrString::Int(number)) if *number > 0 => {
+            TargetPort::Number(u16::try_from(*number).unwrap_or(selected.number))
+        }
+        _ => TargetPort::Number(selected.number),
+    }
+}
+
 /// The ports of a pod's containers; those init containers that go on running have ports too.
 pub fn of_pod(spec: Option<&PodSpec>) -> Vec<DeclaredPort> {
     let Some(spec) = spec else { return Vec::new() };
@@ -314,6 +334,30 @@ mod tests {
         let error = plain("ip/10.0.0.1", &"http".parse().unwrap()).unwrap_err();
         assert_eq!(error.to_string(), "ip/10.0.0.1 has no port names, so \"http\" means nothing there");
         assert_eq!(error.hint(), "give the port as a number");
+    }
+
+    #[test]
+    fn a_services_port_stands_for_a_port_of_its_pods() {
+        let ports: Vec<ServicePort> = serde_json::from_value(serde_json::json!([
+            {"name": "page", "port": 80, "targetPort": "http"},
+            {"name": "echo", "port": 7, "targetPort": 7007},
+            {"name": "plain", "port": 9},
+            {"name": "both", "port": 53, "targetPort": 1053, "protocol": "UDP"},
+            {"name": "both-tcp", "port": 53, "targetPort": 2053},
+        ]))
+        .unwrap();
+        let known = of_service(Some(&ports));
+        let target = |text: &str| {
+            let selected = select("svc/x", &text.parse().unwrap(), &known, false).unwrap();
+            target_port(Some(&ports), &selected)
+        };
+        assert_eq!(target("80"), TargetPort::Named("http".into(), Protocol::Tcp));
+        assert_eq!(target("page"), TargetPort::Named("http".into(), Protocol::Tcp));
+        assert_eq!(target("echo"), TargetPort::Number(7007));
+        assert_eq!(target("plain"), TargetPort::Number(9));
+        assert_eq!(target("53@udp"), TargetPort::Number(1053));
+        assert_eq!(target("53"), TargetPort::Number(2053));
+        assert_eq!(target("4711"), TargetPort::Number(4711), "a headless Service's pods may have more");
     }
 
     proptest! {

@@ -82,6 +82,16 @@ pub fn role_for(namespace: Option<&str>, group: &str, resource: &str, verb: &str
     role
 }
 
+/// A Role that allows to port-forward to the pods of a namespace, by the verbs that were refused and no others.
+pub fn role_to_port_forward(namespace: &str, verbs: &[String]) -> String {
+    format!(
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: kubectl-relay\n  namespace: {namespace}\n\
+         rules:\n- {{apiGroups: [\"\"], resources: [pods], verbs: [get, list, watch]}}\n\
+         - {{apiGroups: [\"\"], resources: [pods/portforward], verbs: [{}]}}\n",
+        verbs.join(", ")
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -208,7 +208,8 @@ fn slice_destinations(snapshot: &Snapshot<EndpointSlice>, port: &EndpointPort) -
     destinations
 }
 
-fn single_pod(snapshot: &Snapshot<Pod>, name: &str, uid: Option<&str>, port: &EndpointPort) -> Choice {
+/// One pod, as long as it lives.
+pub fn single_pod(snapshot: &Snapshot<Pod>, name: &str, uid: Option<&str>, port: &EndpointPort) -> Choice {
     if !snapshot.synced {
         return Choice::Wait;
     }
@@ -228,7 +229,8 @@ fn single_pod(snapshot: &Snapshot<Pod>, name: &str, uid: Option<&str>, port: &En
     }
 }
 
-fn destination_of(pod: &Pod, port: &EndpointPort) -> Option<Destination> {
+/// Where a pod's port is.
+pub fn destination_of(pod: &Pod, port: &EndpointPort) -> Option<Destination> {
     let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
     let port = match port {
         EndpointPort::Number(number) => *number,

@@ -1,5 +1,7 @@
 //! What a target's name stands for: asks the API server once, and starts the watch that keeps following it.
 
+mod behind;
+
 use std::{
     net::IpAddr,
     sync::{Arc, atomic::AtomicUsize},
@@ -21,12 +23,13 @@ use super::{
     access::Access,
     api::{ApiError, Call, made},
     discovery,
-    follow::Follow,
+    follow::{Ask, Follow},
     ports::{self, PortLookupError, Selected},
     ready::{Destination, EndpointPort, Route, is_ready},
     service::{ServiceAddress, cluster_ip},
 };
 use crate::{
+    direct::pods::{Pods, Source},
     port::{LocalPort, PortSpec, RemotePort},
     target::{Kind, Place, Target, TargetSpec},
 };
@@ -52,6 +55,8 @@ pub struct Forward {
     pub note: Option<String>,
     /// The pods behind it, where it stands for pods.
     pub pods: Option<TargetPods>,
+    /// The same pods, for connections that go to a pod itself; TCP only.
+    pub direct: Option<Arc<Pods>>,
 }
 
 /// Which pods of its namespace a target stands for.
@@ -198,10 +203,19 @@ impl Resolver {
                 let route = Route::Service(address, selected.number);
                 Ok((selected, route))
             })?;
-            return Ok(behind(forwards, pods.as_ref()));
+            return Ok(self.behind_service(spec, forwards, pods.as_ref(), &known, &service));
         }
-        let forwards = self.headless(spec, name, &known).await?;
-        Ok(behind(forwards, pods.as_ref()))
+        let forwards = match self.headless(spec, name, &known).await {
+            Err(ResolveError::Api(error @ ApiError::Denied { .. })) => match &pods {
+                // Its pods are as good, for whoever may look at those.
+                Some(TargetPods::Selected(selector)) => {
+                    self.pods_of_headless(spec, selector, &known, &service).await.map_err(|_| error)?
+                }
+                _ => return Err(error.into()),
+            },
+            forwards => forwards?,
+        };
+        Ok(self.behind_service(spec, forwards, pods.as_ref(), &known, &service))
     }
 
     async fn headless(
@@ -243,7 +257,9 @@ impl Resolver {
     async fn pod(&self, spec: &TargetSpec, name: &str) -> Result<Vec<Forward>, ResolveError> {
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let call = Call::new("list", "", "pods", &self.namespace).on(name);
-        let follow = Arc::new(Follow::start(&self.access, self.pods(), config, call.clone()));
+        let ask = Ask::ForOne(name.into());
+        let follow = Follow::start_or_ask(&self.access, self.pods(), config, call.clone(), ask);
+        let follow = Arc::new(follow);
         let snapshot = follow.synced().await?;
         let Some(pod) = snapshot.objects.get(name) else {
             return Err(ApiError::NotFound { call }.into());
@@ -259,7 +275,14 @@ impl Resolver {
             };
             Ok((selected, route))
         })?;
-        Ok(behind(forwards, Some(&TargetPods::Named(name.into()))))
+        let uid = &pod.metadata.uid;
+        let direct = |forward: &Forward| {
+            let (follow, name, uid) = (Arc::clone(&follow), name.to_owned(), uid.clone());
+            let port = EndpointPort::Number(forward.remote);
+            Pods::new(&self.namespace, Source::One { follow, name, uid }, port)
+        };
+        let forwards = behind(forwards, Some(&TargetPods::Named(name.into()))).into_iter();
+        Ok(forwards.map(|forward| forward.with_direct_of(direct)).collect())
     }
 
     async fn workload(
@@ -282,9 +305,7 @@ impl Resolver {
         let selector =
             pod_selector(&object.data).ok_or_else(|| ResolveError::NoSelector(spec.typed.clone()))?;
 
-        let config = watcher::Config::default().labels(&selector);
-        let call = Call::new("list", "", "pods", &self.namespace);
-        let follow = Arc::new(Follow::start(&self.access, self.pods(), config, call));
+        let follow = Arc::new(self.follow_pods(&selector));
         follow.synced().await?;
         let template = object.data.pointer("/spec/template/spec").cloned();
         let pod_spec = match template.and_then(|spec| serde_json::from_value::<PodSpec>(spec).ok()) {
@@ -292,16 +313,22 @@ impl Resolver {
             None => self.spec_of_a_ready_pod(spec, &follow).await?,
         };
         let known = ports::of_pod(pod_spec.as_ref());
+        // A name is looked up in each pod: a rollout may move it to another number.
+        let endpoint_port = |port: &RemotePort, protocol| match port {
+            RemotePort::Name(name) => EndpointPort::Named(name.clone(), protocol),
+            RemotePort::Number(number) => EndpointPort::Number(number.get()),
+        };
         let forwards = each_port(spec, |port| {
             let selected = ports::select(&spec.typed, port, &known, false)?;
-            // A name is looked up in each pod: a rollout may move it to another number.
-            let endpoint_port = match &port.remote {
-                RemotePort::Name(name) => EndpointPort::Named(name.clone(), selected.protocol),
-                RemotePort::Number(number) => EndpointPort::Number(number.get()),
-            };
+            let endpoint_port = endpoint_port(&port.remote, selected.protocol);
             Ok((selected, Route::Pods(Arc::clone(&follow), endpoint_port, AtomicUsize::default())))
         })?;
-        Ok(behind(forwards, Some(&TargetPods::Selected(selector))))
+        let direct = |forward: &Forward| {
+            let port = endpoint_port(&forward.port, forward.protocol);
+            Pods::new(&self.namespace, Source::Selected(Arc::clone(&follow)), port)
+        };
+        let forwards = behind(forwards, Some(&TargetPods::Selected(selector))).into_iter();
+        Ok(forwards.map(|forward| forward.with_direct_of(direct)).collect())
     }
 
     /// For kinds whose objects hold no pod template: needed only for what a template would tell.
@@ -378,6 +405,7 @@ fn each_port(
             route: Arc::new(route),
             note,
             pods: None,
+            direct: None,
         })
     };
     spec.ports.iter().map(forward).collect()

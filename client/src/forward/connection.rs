@@ -18,13 +18,13 @@ pub(super) struct Began {
 
 /// How it went.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ended {
-    pub(super) status: Status,
-    pub(super) by: EndedBy,
+pub(crate) struct Ended {
+    pub(crate) status: Status,
+    pub(crate) by: EndedBy,
     /// Bytes of the local program.
-    pub(super) sent: u64,
+    pub(crate) sent: u64,
     /// Bytes for the local program.
-    pub(super) received: u64,
+    pub(crate) received: u64,
 }
 
 impl Began {

@@ -1,5 +1,5 @@
-//! The beginning of a TCP connection whose target has several endpoints: where one refuses before anything reached it,
-//! another is tried, and the local program does not notice.
+//! The beginning of a TCP connection whose target has several endpoints, or can be reached without the agent: where one
+//! refuses before anything reached it, another is tried, and the local program does not notice.
 
 use std::io;
 
@@ -11,12 +11,12 @@ use tokio::{
 };
 
 use super::{NotForwarded, Path, Relay};
-use crate::cluster::ready::Destination;
+use crate::{cluster::ready::Destination, direct::DirectError};
 
 /// Endpoints that are tried for one connection.
 const TRIES: usize = 3;
-/// What is sent before the answer: the agent's initial credit, less a header with a long name.
-const EARLY: usize = 1024;
+/// What is sent before the answer: the agent's initial credit, less a header with an address.
+const EARLY: usize = 2048 - 64;
 
 /// A stream on its way, or answered.
 pub(super) struct Opened {
@@ -30,6 +30,8 @@ pub(super) struct Opened {
 pub(super) enum Failed {
     NotForwarded(NotForwarded),
     Refused(Destination, Status),
+    /// The endpoint refuses, and its pod is not reached without the agent either.
+    NotInstead(Destination, DirectError),
     Local(io::Error),
 }
 
@@ -39,12 +41,13 @@ impl Failed {
         match self {
             Self::NotForwarded(why) => why.status(),
             Self::Refused(_, status) => *status,
+            Self::NotInstead(..) => Status::Refused,
             Self::Local(_) => Status::ResetByPeer,
         }
     }
 }
 
-/// Opens a stream for a local connection. With one endpoint nothing is waited for. With several, what the local
+/// Opens a stream for a local connection. Where there is only one way nothing is waited for. Otherwise what the local
 /// program says first stays in its socket until the endpoint has taken the connection.
 pub(super) async fn open(socket: &mut TcpStream, path: &Path, relay: &Relay) -> Result<Opened, Failed> {
     for _ in 1..TRIES {
@@ -60,8 +63,14 @@ pub(super) async fn open(socket: &mut TcpStream, path: &Path, relay: &Relay) -> 
             Err(status) => return Err(Failed::Refused(destination, status)),
         }
     }
-    let (stream, destination) = begin(path, relay).await?;
-    Ok(Opened { stream, destination, early: 0 })
+    let (mut stream, destination) = begin(path, relay).await?;
+    if path.direct.is_none() {
+        return Ok(Opened { stream, destination, early: 0 });
+    }
+    match answered(socket, &mut stream).await.map_err(Failed::Local)? {
+        Ok(early) => Ok(Opened { stream, destination, early }),
+        Err(status) => Err(Failed::Refused(destination, status)),
+    }
 }
 
 async fn begin(path: &Path, relay: &Relay) -> Result<(TunnelStream, Destination), Failed> {

@@ -7,11 +7,16 @@ use relay_tunnel::{SpliceEnd, abort, splice};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    Path, Relay,
+    NotForwarded, Path, Relay,
     connection::{Began, Ended},
     early::{Failed, Opened, open},
 };
-use crate::{cluster::ready::Destination, dial_failure::is_about_dialling, output::EndedBy};
+use crate::{
+    cluster::ready::Destination,
+    dial_failure::is_about_dialling,
+    direct::{instead, through},
+    output::EndedBy,
+};
 
 /// With no file descriptor left, accepting again at once would only burn time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -55,14 +60,25 @@ async fn carried(mut socket: TcpStream, path: &Path, relay: &Relay) -> Ended {
     if let Err(error) = socket.set_nodelay(true).and_then(|()| socket.set_zero_linger()) {
         tracing::debug!(%error, "options of an accepted socket");
     }
+    if let Some(pods) = path.direct.as_ref().filter(|pods| relay.direct.is_for(pods)) {
+        return through(socket, path, pods, relay).await;
+    }
     let Opened { stream, destination, early } = match open(&mut socket, path, relay).await {
         Ok(opened) => opened,
         Err(why) => {
+            let (socket, why) = match without_agent(socket, why, path, relay).await {
+                Ok(ended) => return ended,
+                Err(left) => left,
+            };
             abort(socket);
             let (status, mut by) = (why.status(), EndedBy::Remote);
             match why {
                 Failed::NotForwarded(why) => relay.output.not_forwarded(&path.target, &why.to_string()),
                 Failed::Refused(destination, status) => tell(relay, path, &destination, status),
+                Failed::NotInstead(destination, error) => {
+                    path.route.doubt();
+                    relay.output.dial_failed_twice(&path.target, &destination, &error);
+                }
                 Failed::Local(error) => {
                     tracing::debug!(%error, target = %path.target, "ended before it began");
                     by = EndedBy::Local;
@@ -84,6 +100,29 @@ async fn carried(mut socket: TcpStream, path: &Path, relay: &Relay) -> Ended {
         }
     };
     Ended { status, by, sent, received }
+}
+
+/// Carries a connection that the agent does not carry through a port-forward of its own, where there may be such a way.
+async fn without_agent(
+    socket: TcpStream,
+    why: Failed,
+    path: &Path,
+    relay: &Relay,
+) -> Result<Ended, (TcpStream, Failed)> {
+    let Some(pods) = &path.direct else { return Err((socket, why)) };
+    match why {
+        Failed::NotForwarded(NotForwarded::Ending) if relay.direct.taken_over().await => {
+            Ok(through(socket, path, pods, relay).await)
+        }
+        Failed::Refused(destination, Status::Refused) => {
+            let ended = instead(socket, path, pods, &destination, relay).await;
+            ended.map_err(|(socket, error)| match error {
+                Some(error) => (socket, Failed::NotInstead(destination, error)),
+                None => (socket, Failed::Refused(destination, Status::Refused)),
+            })
+        }
+        why => Err((socket, why)),
+    }
 }
 
 fn tell(relay: &Relay, path: &Path, destination: &Destination, status: Status) {

@@ -9,6 +9,7 @@ use super::{context::Context, way::Way};
 use crate::{
     cluster::resolve::{Forward, ResolveError},
     command::environment::Forwarded,
+    direct::DirectError,
     error::Error,
     forward::{Path, listen::Bound, tcp, udp},
     output::ForwardLine,
@@ -61,6 +62,26 @@ pub(super) fn forwarded(planned: &[Planned<'_>], serving: &[Serving]) -> Vec<For
     planned.iter().zip(serving).filter_map(each).collect()
 }
 
+/// Waits until a connection could go somewhere.
+async fn destination(forward: &Forward, way: &Way, limit: Duration) -> Result<(), Error> {
+    let nothing_ready = || {
+        let target = forward.target.clone();
+        Error::from(ResolveError::NothingReady { target, waited: limit })
+    };
+    let direct = &way.relay.direct;
+    if let Some(pods) = forward.direct.as_ref().filter(|_| direct.is_only_way()) {
+        return match direct.ready(pods, limit).await {
+            Err(DirectError::NothingReady) => Err(nothing_ready()),
+            ready => Ok(ready?),
+        };
+    }
+    match timeout(limit, forward.route.destination()).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(reason)) => Err(ResolveError::Gone(reason).into()),
+        Err(_) => Err(nothing_ready()),
+    }
+}
+
 /// Prints the lines of one context's forwards when traffic can flow, tells of each that it can, then tells of targets
 /// that go away for ever.
 pub(super) async fn announce(
@@ -70,26 +91,13 @@ pub(super) async fn announce(
     pod_timeout: Duration,
     one_is_ready: impl Fn(),
 ) -> Error {
-    if way.was_ready.clone().wait_for(|ready| *ready).await.is_err() {
-        // The supervisor has ended, and its error ends the run.
-        return future::pending().await;
-    }
+    way.ready().await;
     let output = &context.output;
-    let failed =
-        |forward: &Forward, error: ResolveError| context.named(error.into()).at(forward.place.as_ref());
     let mut watched: FuturesUnordered<_> = forwards
         .into_iter()
         .map(async |(forward, serving)| {
-            let ready = timeout(pod_timeout, forward.route.destination());
-            match ready.await {
-                Ok(Ok(_)) => {}
-                Ok(Err(reason)) => return Err(failed(forward, ResolveError::Gone(reason))),
-                Err(_) => {
-                    let target = forward.target.clone();
-                    let error = ResolveError::NothingReady { target, waited: pod_timeout };
-                    return Err(failed(forward, error));
-                }
-            }
+            let has_pods = destination(forward, way, pod_timeout).await;
+            has_pods.map_err(|error| context.named(error).at(forward.place.as_ref()))?;
             for line in &serving.lines {
                 output.forwarding(line);
             }

@@ -14,27 +14,87 @@ use crate::{
         launch::Launcher,
         supervisor::{Supervised, Supervisor},
     },
-    cli::settings::Settings,
-    cluster::resolve::TargetPods,
+    cli::{
+        args::AgentSource,
+        settings::{AgentSettings, Settings},
+    },
+    cluster::resolve::{Forward, TargetPods},
+    direct::Direct,
+    error::Error,
     forward::Relay,
+    output::Output,
 };
 
 /// What the forwards of one context go through.
 pub(super) struct Way {
     pub(super) relay: Relay,
-    pub(super) was_ready: watch::Receiver<bool>,
+    was_ready: watch::Receiver<bool>,
     pub(super) held: Held,
-    pub(super) owner: Owner,
+    owner: Owner,
 }
 
-/// What keeps a context's agent and session, and what goes through them.
+impl Way {
+    /// Waits until traffic can flow, through an agent or without one. Cancellation safe.
+    pub(super) async fn ready(&self) {
+        let mut was_ready = self.was_ready.clone();
+        if was_ready.wait_for(|ready| *ready).await.is_ok() {
+            return;
+        }
+        // There is no agent; where there is no other way either, an error ends the run.
+        if !self.relay.direct.taken_over().await {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Keeps the agent and the session, or goes on without, until there is no way at all.
+    pub(super) async fn keep(
+        &self,
+        supervisor: Option<Supervisor>,
+        settings: &AgentSettings,
+        forwards: &[&Forward],
+    ) -> Error {
+        let _guard = self.relay.direct.guard();
+        let direct = &self.relay.direct;
+        let ends = match supervisor {
+            Some(supervisor) => direct.take_over(settings, supervisor.run().await, forwards),
+            None => {
+                direct.begin();
+                None
+            }
+        };
+        match ends {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Removes what earlier runs left behind, where that is a run's that has agents.
+    pub(super) async fn remove_old(&self, output: &Output, source: AgentSource) {
+        if source == AgentSource::None {
+            return;
+        }
+        match self.held.jobs.remove_old(&self.owner, jiff::Timestamp::now()).await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "old Jobs removed"),
+            Err(error) => {
+                self.ready().await;
+                if !self.relay.direct.is_only_way() {
+                    let message = format!("{error}; Jobs that earlier runs left behind stay");
+                    output.warning(&message, Some(&error.hint()));
+                }
+            }
+        }
+    }
+}
+
+/// What keeps a context's agent and session, if there are to be any, and what goes through them.
 pub(super) fn start(
     context: &Context,
     settings: &Settings,
     tasks: &TaskTracker,
     network: &watch::Receiver<u64>,
     targets: Vec<(String, TargetPods)>,
-) -> (Supervisor, Way) {
+) -> (Option<Supervisor>, Way) {
     let namespace = settings.agent.namespace.clone().unwrap_or_else(|| context.config.namespace.clone());
     let jobs = Jobs::new(&context.access, &namespace, settings.cluster.request_timeout);
     let owner = Owner::of_this_process(&context.config.user);
@@ -50,11 +110,14 @@ pub(super) fn start(
         targets,
         borrowed: Arc::default(),
     };
+    let direct = Direct::new(context.access.clone(), settings.session.transport, Arc::clone(&context.output));
     let (supervisor, supervised) = Supervisor::new(launcher, settings.session.clone(), network.clone());
+    let supervisor = Some(supervisor).filter(|_| settings.agent.source != AgentSource::None);
     let Supervised { current, was_ready, .. } = supervised.clone();
     let relay = Relay {
         current,
         connect_wait: settings.connect_wait,
+        direct,
         output: Arc::clone(&context.output),
         tasks: tasks.clone(),
     };
