@@ -9,6 +9,7 @@ use crate::{
     command::CommandError,
     direct::DirectError,
     forward::listen::ListenError,
+    hints::HintError,
     target::Place,
 };
 
@@ -43,6 +44,9 @@ pub enum Error {
     /// A target that leads nowhere.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    /// What was not typed cannot be had from the cluster either.
+    #[error(transparent)]
+    Hint(#[from] HintError),
     /// A local port that cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -91,6 +95,7 @@ impl Error {
             }
             Self::Connect(_) => "kubectl config view --minify shows what is in use".into(),
             Self::Resolve(error) => error.hint(),
+            Self::Hint(error) => error.hint(),
             Self::Listen(error) => error.hint(),
             Self::Launch(error) => error.hint(),
             Self::Direct(error) => error.hint(),
@@ -106,6 +111,7 @@ impl Error {
             Self::At { error, .. } | Self::InContext { error, .. } => error.exit_code(),
             Self::Usage(_) => 2,
             Self::Direct(error) => error.exit_code(),
+            Self::Hint(error) if error.is_misuse() => 2,
             Self::Command(error) => error.exit_code(),
             _ => 1,
         }

@@ -11,6 +11,7 @@ pub mod direct;
 pub mod error;
 pub mod file_limit;
 pub mod forward;
+pub mod hints;
 pub mod network;
 pub mod output;
 pub mod port;

@@ -237,6 +237,13 @@ impl Output {
         self.event(|| ended.event());
     }
 
+    /// A question for whoever sits at the terminal. The answer is typed behind it.
+    pub fn question(&self, text: &str) {
+        let mut sink = self.sink();
+        // Without a terminal nothing is asked.
+        let _ = write!(sink.stderr, "{text}").and_then(|()| sink.stderr.flush());
+    }
+
     /// Something worth knowing.
     pub fn note(&self, message: &str) {
         self.event(|| Event::Note { message });

@@ -1,5 +1,6 @@
 //! One run from its settings to its end: look targets up, bind ports, start an agent, forward, clean up.
 
+mod complete;
 mod context;
 mod held;
 mod serving;
@@ -19,7 +20,6 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::task::TaskTracker;
 
 use self::{
-    context::Contexts,
     held::Held,
     serving::{Planned, Serving, announce, forwarded, serve},
     way::start,
@@ -164,8 +164,8 @@ async fn forward_all(
     if let Some(error) = direct::typed_in_vain(&settings) {
         return Err(error);
     }
-    let contexts = Contexts::open(&settings, &output).await?;
-    let wanted = || settings.targets.iter().zip(&contexts.of_target);
+    let (targets, contexts) = complete::open(&settings, &output).await?;
+    let wanted = || targets.iter().zip(&contexts.of_target);
     let resolved = wanted().map(async |(wanted, context)| {
         let context = &contexts.all[*context];
         let resolver = context.resolver(wanted.namespace.as_deref(), &settings);

@@ -51,7 +51,7 @@ pub struct TargetSpec {
     pub typed: String,
     /// What it means.
     pub target: Target,
-    /// At least one.
+    /// What is typed after it. None where the cluster is to tell.
     pub ports: Vec<PortSpec>,
 }
 
@@ -109,11 +109,23 @@ impl TargetError {
     }
 }
 
-/// Reads the positional arguments.
+/// Reads the arguments of a line that says everything: each target has its ports.
 ///
 /// # Errors
 /// The first thing that is wrong with them.
 pub fn parse_arguments<S: AsRef<str>>(arguments: &[S]) -> Result<Vec<TargetSpec>, TargetError> {
+    let specs = parse_typed(arguments)?;
+    match specs.iter().find(|spec| spec.ports.is_empty()) {
+        Some(spec) => Err(TargetError::NoPorts(spec.typed.clone())),
+        None => Ok(specs),
+    }
+}
+
+/// Reads the arguments of the command line, where a target may stand without ports if the cluster knows some.
+///
+/// # Errors
+/// The first thing that is wrong with them.
+pub fn parse_typed<S: AsRef<str>>(arguments: &[S]) -> Result<Vec<TargetSpec>, TargetError> {
     let mut specs: Vec<TargetSpec> = Vec::new();
     for argument in arguments {
         let argument = argument.as_ref();
@@ -131,7 +143,7 @@ pub fn parse_arguments<S: AsRef<str>>(arguments: &[S]) -> Result<Vec<TargetSpec>
     if specs.is_empty() {
         return Err(TargetError::Nothing);
     }
-    if let Some(spec) = specs.iter().find(|spec| spec.ports.is_empty()) {
+    if let Some(spec) = specs.iter().find(|spec| spec.ports.is_empty() && !spec.target.declares_ports()) {
         return Err(TargetError::NoPorts(spec.typed.clone()));
     }
     check_local_ports(&specs.iter().collect::<Vec<_>>()).map_err(|(_, error)| error)?;
@@ -184,6 +196,13 @@ pub fn check_local_ports(specs: &[&TargetSpec]) -> Result<(), (usize, TargetErro
         }
     }
     Ok(())
+}
+
+impl Target {
+    /// Whether the cluster knows which ports it has.
+    pub fn declares_ports(&self) -> bool {
+        matches!(self, Self::Service(_) | Self::Pod(_) | Self::Workload(..))
+    }
 }
 
 impl FromStr for Target {
@@ -347,6 +366,7 @@ mod tests {
         let cases: &[(&[&str], &str)] = &[
             (&[], "no target given"),
             (&["svc/web"], "target \"svc/web\" has no port"),
+            (&["host/web"], "target \"host/web\" has no port"),
             (&["web"], "target \"pod/web\" has no port"),
             (&["svc/web", "pod/x", "80"], "target \"svc/web\" has no port"),
             (&["8080:80", "svc/web"], "\"8080:80\" is not a target"),
@@ -374,6 +394,15 @@ mod tests {
             let error = parse_arguments(arguments).unwrap_err();
             assert_eq!(error.to_string(), *message, "{arguments:?}");
             assert!(!error.hint().is_empty());
+        }
+    }
+
+    #[test]
+    fn on_the_command_line_only_what_the_cluster_knows_goes_without_ports() {
+        let specs = parse_typed(&["svc/web", "deploy/api", "80", "pod/x"]).unwrap();
+        assert_eq!(specs.iter().map(|spec| spec.ports.len()).collect::<Vec<_>>(), [0, 1, 0]);
+        for typed in ["ip/10.0.0.1", "host/db", "node/n1"] {
+            assert_eq!(parse_typed(&["svc/web", typed]), Err(TargetError::NoPorts(typed.into())));
         }
     }
 

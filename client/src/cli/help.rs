@@ -13,6 +13,7 @@ Ports:
   :REMOTE        listen on a free port; the Forwarding line tells which
   REMOTE is a number or a port's name. @tcp or @udp at the end picks the protocol; without it the
   Service's or container's own is used, and TCP where a number exists as both.
+  Without any port the target's own are offered, or what its annotation kubectl-relay/forward suggests.
 
 Examples:
   # A Service's port named http on local port 8080

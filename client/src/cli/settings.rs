@@ -25,8 +25,10 @@ pub fn default_image() -> String {
 /// Everything a run needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What to forward to.
+    /// What to forward to. With nothing typed it is empty, and then there may be somebody to ask.
     pub targets: Vec<Wanted>,
+    /// Where to listen, for targets that are not typed.
+    pub addresses: Vec<ListenAddress>,
     /// What to run with the forwards.
     pub command: Option<CommandLine>,
     /// How long a new connection waits for the relay.
@@ -219,6 +221,7 @@ impl Settings {
         let agent = agent_settings(&args)?;
         Ok(Self {
             targets,
+            addresses: parse_addresses(&args.listen.address)?,
             command: CommandLine::new(args.command),
             connect_wait: args.listen.connect_wait,
             session: SessionSettings {

@@ -417,7 +417,7 @@ fn behind(forwards: Vec<Forward>, pods: Option<&TargetPods>) -> Vec<Forward> {
 }
 
 /// The selector of an object's pods, as the API takes it: from its spec, or as its scale status shows it.
-fn pod_selector(object: &Value) -> Option<String> {
+pub(crate) fn pod_selector(object: &Value) -> Option<String> {
     let from_spec = object.pointer("/spec/selector").and_then(|selector| match selector {
         Value::Object(fields)
             if fields.contains_key("matchLabels") || fields.contains_key("matchExpressions") =>

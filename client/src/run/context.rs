@@ -35,15 +35,17 @@ impl Contexts {
         let mut loaded: Vec<(Option<String>, usize)> = Vec::new();
         let mut configs: Vec<(ClusterArgs, ClusterConfig)> = Vec::new();
         let mut of_target = Vec::new();
-        for wanted in &settings.targets {
-            let name = name_of(wanted);
+        let typed = settings.targets.iter().map(|wanted| (name_of(wanted), wanted.spec.place.as_ref()));
+        // With no target typed, one of the run's own context is asked for.
+        let asked = settings.targets.is_empty().then(|| (settings.cluster.context.clone(), None));
+        for (name, place) in typed.chain(asked) {
             if let Some((_, index)) = loaded.iter().find(|(known, _)| *known == name) {
                 of_target.push(*index);
                 continue;
             }
             let args = ClusterArgs { context: name.clone(), ..settings.cluster.clone() };
             let config = ClusterConfig::load(&args).await;
-            let config = config.map_err(|error| Error::from(error).at(wanted.spec.place.as_ref()))?;
+            let config = config.map_err(|error| Error::from(error).at(place))?;
             let same = configs.iter().position(|(_, known)| known.context == config.context);
             let index = same.unwrap_or_else(|| {
                 configs.push((args, config));

@@ -5,5 +5,6 @@ mod access;
 mod denied;
 mod embedded;
 mod fake;
+mod hints;
 mod launch;
 mod resolve;
