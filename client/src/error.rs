@@ -10,6 +10,7 @@ use crate::{
     direct::DirectError,
     forward::listen::ListenError,
     hints::HintError,
+    ports_file::PortsFileError,
     target::Place,
 };
 
@@ -50,6 +51,9 @@ pub enum Error {
     /// A local port that cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A file that cannot be made.
+    #[error(transparent)]
+    PortsFile(#[from] PortsFileError),
     /// An agent that does not come to run.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -97,6 +101,7 @@ impl Error {
             Self::Resolve(error) => error.hint(),
             Self::Hint(error) => error.hint(),
             Self::Listen(error) => error.hint(),
+            Self::PortsFile(error) => error.hint(),
             Self::Launch(error) => error.hint(),
             Self::Direct(error) => error.hint(),
             Self::Command(error) => error.hint(),
@@ -112,6 +117,7 @@ impl Error {
             Self::Usage(_) => 2,
             Self::Direct(error) => error.exit_code(),
             Self::Hint(error) if error.is_misuse() => 2,
+            Self::PortsFile(error) if error.is_misuse() => 2,
             Self::Command(error) => error.exit_code(),
             _ => 1,
         }

@@ -15,6 +15,7 @@ pub mod hints;
 pub mod network;
 pub mod output;
 pub mod port;
+pub mod ports_file;
 pub mod run;
 pub mod signals;
 pub mod target;

@@ -34,6 +34,7 @@ use crate::{
     forward::listen::bind,
     network,
     output::Output,
+    ports_file::{PortsFile, PortsFileError},
     signals::{Signals, exit_code},
 };
 
@@ -164,6 +165,7 @@ async fn forward_all(
     if let Some(error) = direct::typed_in_vain(&settings) {
         return Err(error);
     }
+    let ports_file = settings.ports_file.as_deref().map(PortsFile::prepare).transpose()?;
     let (targets, contexts) = complete::open(&settings, &output).await?;
     let wanted = || targets.iter().zip(&contexts.of_target);
     let resolved = wanted().map(async |(wanted, context)| {
@@ -210,8 +212,13 @@ async fn forward_all(
     let not_ready = AtomicUsize::new(planned.len());
     let one_is_ready = || {
         if not_ready.fetch_sub(1, Ordering::Relaxed) == 1 {
-            ready.send_replace(Some(variables(&forwarded(&planned, &serving))));
+            let forwards = forwarded(&planned, &serving);
+            if let Some(file) = &ports_file {
+                file.write(&forwards)?;
+            }
+            ready.send_replace(Some(variables(&forwards)));
         }
+        Ok::<(), PortsFileError>(())
     };
     let announced = contexts.all.iter().zip(&ways).map(async |(context, way)| {
         let through_it = |(planned, _): &(&Planned<'_>, &Serving)| std::ptr::eq(planned.way, way);

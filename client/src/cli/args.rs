@@ -66,6 +66,10 @@ pub struct Args {
     #[arg(long)]
     pub log_connections: bool,
 
+    /// A file that says where each forward listens: made when all are ready, removed at the end; JSON if its name ends in .json.
+    #[arg(long, value_name = "FILE")]
+    pub ports_file: Option<PathBuf>,
+
     /// Log more to stderr: 2 tells states, 4 decisions, 6 requests, 8 frames.
     #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0, global = true)]
     pub verbosity: u8,

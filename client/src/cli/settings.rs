@@ -29,6 +29,8 @@ pub struct Settings {
     pub targets: Vec<Wanted>,
     /// Where to listen, for targets that are not typed.
     pub addresses: Vec<ListenAddress>,
+    /// Where to write which ports are listened on.
+    pub ports_file: Option<PathBuf>,
     /// What to run with the forwards.
     pub command: Option<CommandLine>,
     /// How long a new connection waits for the relay.
@@ -222,6 +224,7 @@ impl Settings {
         Ok(Self {
             targets,
             addresses: parse_addresses(&args.listen.address)?,
+            ports_file: args.ports_file,
             command: CommandLine::new(args.command),
             connect_wait: args.listen.connect_wait,
             session: SessionSettings {

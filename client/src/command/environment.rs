@@ -18,6 +18,8 @@ pub struct Forwarded {
     pub target: String,
     /// Its port as typed: a number or a name.
     pub port: String,
+    /// The port that the agent dials.
+    pub remote: u16,
     /// What is forwarded.
     pub protocol: Protocol,
     /// Where it listens: the first address if there are several.
@@ -63,7 +65,7 @@ fn word(text: &str) -> String {
 }
 
 /// What listens everywhere is reached on this machine.
-fn reachable(local: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(local: SocketAddr) -> SocketAddr {
     let ip = match local.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -79,7 +81,13 @@ mod tests {
     use super::*;
 
     fn forwarded(target: &str, port: &str, protocol: Protocol, local: &str) -> Forwarded {
-        Forwarded { target: target.into(), port: port.into(), protocol, local: local.parse().unwrap() }
+        Forwarded {
+            target: target.into(),
+            port: port.into(),
+            remote: 1,
+            protocol,
+            local: local.parse().unwrap(),
+        }
     }
 
     fn told(forwards: &[Forwarded]) -> Vec<String> {

@@ -13,6 +13,7 @@ use crate::{
     error::Error,
     forward::{Path, listen::Bound, tcp, udp},
     output::ForwardLine,
+    ports_file::PortsFileError,
 };
 
 /// A forward, and what it goes through.
@@ -57,7 +58,7 @@ pub(super) fn forwarded(planned: &[Planned<'_>], serving: &[Serving]) -> Vec<For
     let each = |(Planned { forward, .. }, serving): (&Planned<'_>, &Serving)| {
         let local = serving.lines.first()?.local;
         let (target, port) = (forward.target.clone(), forward.port.to_string());
-        Some(Forwarded { target, port, protocol: forward.protocol, local })
+        Some(Forwarded { target, port, remote: forward.remote, protocol: forward.protocol, local })
     };
     planned.iter().zip(serving).filter_map(each).collect()
 }
@@ -89,7 +90,7 @@ pub(super) async fn announce(
     way: &Way,
     forwards: Vec<(&Forward, &Serving)>,
     pod_timeout: Duration,
-    one_is_ready: impl Fn(),
+    one_is_ready: impl Fn() -> Result<(), PortsFileError>,
 ) -> Error {
     way.ready().await;
     let output = &context.output;
@@ -101,7 +102,7 @@ pub(super) async fn announce(
             for line in &serving.lines {
                 output.forwarding(line);
             }
-            one_is_ready();
+            one_is_ready()?;
             Ok((forward, forward.route.gone().await))
         })
         .collect();
