@@ -3,6 +3,7 @@
 mod bench;
 mod cluster;
 mod demo;
+mod docs;
 mod image;
 mod paths;
 mod plugin;
@@ -29,6 +30,8 @@ enum Command {
     Image(image::Options),
     /// Build the plugin with the agent inside.
     Plugin(plugin::Options),
+    /// Write docs/reference.md, and man pages into target/man, from the definition of the command line.
+    Docs,
     /// Everything that must hold before a change lands.
     Test(test::Options),
     /// Show the main job on a real cluster.
@@ -55,6 +58,7 @@ fn run(command: Command) -> Result<()> {
         Command::Cluster(options) => cluster::run(options),
         Command::Image(options) => image::run(&options),
         Command::Plugin(options) => plugin::run(&options),
+        Command::Docs => docs::run(),
         Command::Test(options) => test::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),

@@ -14,6 +14,9 @@ use super::{
 };
 use crate::output::Output;
 
+/// The heading of what is about the terminal.
+const OUTPUT: &str = "Output";
+
 /// `kubectl relay`.
 #[derive(Debug, Clone, Parser)]
 #[command(
@@ -59,19 +62,19 @@ pub struct Args {
     pub cluster: ClusterArgs,
 
     /// Output on stdout: the Forwarding lines, or one JSON event per line.
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputArg::Text)]
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputArg::Text, help_heading = OUTPUT)]
     pub output: OutputArg,
 
     /// Tell of each connection at its end: when, from where, to what, bytes each way, status.
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub log_connections: bool,
 
     /// A file that says where each forward listens: made when all are ready, removed at the end; JSON if its name ends in .json.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub ports_file: Option<PathBuf>,
 
     /// Log more to stderr: 2 tells states, 4 decisions, 6 requests, 8 frames.
-    #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0, global = true)]
+    #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0, global = true, help_heading = OUTPUT)]
     pub verbosity: u8,
 }
 

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod page;
+#[path = "../../examples/docs/reference.rs"]
+mod reference;
 mod shell;
 
 use std::{
@@ -73,6 +75,12 @@ fn every_example_of_the_help_is_taken() {
     let wrong: Vec<_> =
         commands.iter().filter_map(|words| Some(format!("{words:?}: {}", refused(words)?))).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_reference_is_that_of_this_command_line() {
+    let written = fs::read_to_string(repository().join("docs/reference.md")).unwrap();
+    assert!(written == reference::page(), "docs/reference.md is not up to date: run `cargo xtask docs`");
 }
 
 #[test]

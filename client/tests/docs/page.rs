@@ -20,6 +20,8 @@ pub(crate) fn shell_lines(text: &str) -> Vec<String> {
             (_, Some(before)) => Some(format!("{before} {}", line.trim_start_matches("> ").trim())),
             ("console", None) => line.strip_prefix("$ ").map(ToOwned::to_owned),
             ("sh" | "bash", None) => Some(line.to_owned()),
+            // What is shown; usage and examples of --help are looked at for themselves.
+            ("text", None) => None,
             // A step of a workflow, a line of a Makefile.
             _ => line.find("kubectl relay").map(|at| line[at..].to_owned()),
         };
