@@ -10,5 +10,6 @@ pub mod jobs;
 pub mod launch;
 mod outage;
 pub mod patch;
+mod progress;
 pub mod spec;
 pub mod supervisor;

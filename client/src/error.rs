@@ -127,10 +127,10 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cluster::api::Call, output::with_hint, target::TargetError};
+    use crate::{cluster::api::Call, target::TargetError};
 
     fn whole(error: &Error) -> (String, u8) {
-        (with_hint(&format!("error: {error}"), Some(&error.hint())), error.exit_code())
+        (format!("error: {error}\nhint: {}", error.hint()), error.exit_code())
     }
 
     #[test]

@@ -1,16 +1,12 @@
 //! `kubectl relay`: reads the command line, runs, ends with the right exit code.
 
-use std::{
-    io::{IsTerminal, Write},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{io::Write, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use kubectl_relay::{
     cli::{args::Args, settings::Settings},
     error::Error,
-    output::Output,
+    output::{Output, Style},
     run::run,
 };
 use tracing_subscriber::EnvFilter;
@@ -27,8 +23,7 @@ fn main() -> ExitCode {
             // `--help` comes this way too; a closed pipe is no reason to panic.
             let _ = error.print();
             if error.use_stderr() {
-                let _ =
-                    writeln!(std::io::stderr(), "hint: kubectl relay --help has every flag, and examples");
+                Output::new(false, 0).hint("kubectl relay --help has every flag, and examples");
             }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -85,7 +80,7 @@ fn log_to_stderr(verbosity: u8) {
     // Without logs there is still the program.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(Style::of_stderr().has_colours())
         .with_writer(|| Quiet)
         .try_init();
 }

@@ -3,9 +3,10 @@
 
 mod connection;
 mod event;
+mod sink;
+mod style;
 
 use std::{
-    collections::HashMap,
     io::{self, Write},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,6 +18,9 @@ use relay_protocol::{Status, header::Protocol};
 
 pub use connection::Connection;
 use event::{Event, Stamped};
+use sink::{Repeated, Sink};
+use style::Role;
+pub use style::Style;
 
 use crate::{cluster::ready::Destination, dial_failure, direct::DirectError};
 
@@ -89,26 +93,17 @@ pub struct Output {
     log_connections: bool,
     /// Which of several contexts it is about.
     context: Option<String>,
+    style: Style,
     sink: Arc<Mutex<Sink>>,
-}
-
-struct Sink {
-    stdout: Box<dyn Write + Send>,
-    stderr: Box<dyn Write + Send>,
-    /// Once stdout is closed, nothing more is written there.
-    stdout_open: bool,
-    failures: HashMap<(String, String), Repeated>,
-}
-
-struct Repeated {
-    told: Instant,
-    since: u64,
 }
 
 impl Output {
     /// The process's own stdout and stderr.
     pub fn new(json: bool, verbosity: u8) -> Self {
-        Self::to(json, verbosity, Box::new(io::stdout()), Box::new(io::stderr()))
+        let sink = Sink::new(Box::new(io::stdout()), Box::new(io::stderr()));
+        // Logs would come between.
+        let sink = if json || verbosity > 1 { sink } else { sink.with_progress() };
+        Self { style: Style::of_stderr(), ..Self::with_sink(json, verbosity, sink) }
     }
 
     /// Anywhere.
@@ -118,13 +113,17 @@ impl Output {
         stdout: Box<dyn Write + Send>,
         stderr: Box<dyn Write + Send>,
     ) -> Self {
-        let sink = Sink { stdout, stderr, stdout_open: true, failures: HashMap::new() };
+        Self::with_sink(json, verbosity, Sink::new(stdout, stderr))
+    }
+
+    fn with_sink(json: bool, verbosity: u8, sink: Sink) -> Self {
         Self {
             json,
             verbosity,
             beside_a_command: false,
             log_connections: false,
             context: None,
+            style: Style::PLAIN,
             sink: Arc::new(Mutex::new(sink)),
         }
     }
@@ -239,27 +238,49 @@ impl Output {
 
     /// A question for whoever sits at the terminal. The answer is typed behind it.
     pub fn question(&self, text: &str) {
-        let mut sink = self.sink();
-        // Without a terminal nothing is asked.
-        let _ = write!(sink.stderr, "{text}").and_then(|()| sink.stderr.flush());
+        self.sink().question(text);
+    }
+
+    /// What is waited for, on a line that goes when anything else is said: for a terminal alone.
+    pub fn waiting(&self, text: &str) {
+        let text = self.about(text);
+        self.sink().progress(&text);
+    }
+
+    /// Nothing is waited for any more: the terminal may be somebody else's now.
+    pub fn waiting_is_over(&self) {
+        self.sink().end_progress();
     }
 
     /// Something worth knowing.
     pub fn note(&self, message: &str) {
         self.event(|| Event::Note { message });
-        self.stderr(&format!("note: {}", self.about(message)));
+        self.stderr(&self.labelled(Role::Note, message, None));
     }
 
     /// Something is wrong, and the run goes on.
     pub fn warning(&self, message: &str, hint: Option<&str>) {
         self.event(|| Event::Warning { message, hint });
-        self.stderr(&with_hint(&format!("warning: {}", self.about(message)), hint));
+        self.stderr(&self.labelled(Role::Warning, message, hint));
     }
 
     /// Why the run ends.
     pub fn error(&self, message: &str, hint: Option<&str>) {
         self.event(|| Event::Error { message, hint });
-        self.stderr(&with_hint(&format!("error: {}", self.about(message)), hint));
+        self.stderr(&self.labelled(Role::Error, message, hint));
+    }
+
+    /// A hint that belongs to what somebody else has said.
+    pub fn hint(&self, text: &str) {
+        self.write_stderr(&format!("{}{text}", self.style.label(Role::Hint)));
+    }
+
+    fn labelled(&self, role: Role, message: &str, hint: Option<&str>) -> String {
+        let message = format!("{}{}", self.style.label(role), self.about(message));
+        match hint {
+            Some(hint) if !hint.is_empty() => format!("{message}\n{}{hint}", self.style.label(Role::Hint)),
+            _ => message,
+        }
     }
 
     /// A connection that the agent could not make. The same failure of the same target is told once in ten seconds.
@@ -344,16 +365,7 @@ impl Output {
     }
 
     fn write_stdout(&self, line: &str) {
-        let mut sink = self.sink();
-        if !sink.stdout_open {
-            return;
-        }
-        let written = writeln!(sink.stdout, "{line}").and_then(|()| sink.stdout.flush());
-        if let Err(error) = written {
-            // A script that read the first line and closed the pipe still wants its forward.
-            tracing::debug!(%error, "stdout is closed");
-            sink.stdout_open = false;
-        }
+        self.sink().line(line);
     }
 
     fn stderr(&self, text: &str) {
@@ -364,9 +376,7 @@ impl Output {
     }
 
     fn write_stderr(&self, text: &str) {
-        let mut sink = self.sink();
-        // There is nowhere left to report this to.
-        let _ = writeln!(sink.stderr, "{text}").and_then(|()| sink.stderr.flush());
+        self.sink().message(text);
     }
 }
 
@@ -382,14 +392,6 @@ impl EndedBy {
 /// A time for people, to the second.
 fn clock(time: Timestamp) -> String {
     time.round(Unit::Second).unwrap_or(time).to_string()
-}
-
-/// A message with its hint below.
-pub fn with_hint(message: &str, hint: Option<&str>) -> String {
-    match hint {
-        Some(hint) if !hint.is_empty() => format!("{message}\nhint: {hint}"),
-        _ => message.to_owned(),
-    }
 }
 
 #[cfg(test)]

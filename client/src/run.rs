@@ -64,6 +64,7 @@ pub async fn run(settings: Settings, output: Arc<Output>) -> Result<u8, Error> {
             error = working => Ended::Failed(error),
         },
     };
+    output.waiting_is_over();
     let held: Vec<Held> = cleanup.borrow().clone();
     let cleaning = async {
         let all = future::join_all(held.into_iter().map(Held::clean_up)).await;
@@ -216,6 +217,7 @@ async fn forward_all(
             if let Some(file) = &ports_file {
                 file.write(&forwards)?;
             }
+            output.waiting_is_over();
             ready.send_replace(Some(variables(&forwards)));
         }
         Ok::<(), PortsFileError>(())

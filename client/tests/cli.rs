@@ -1,7 +1,10 @@
 //! The program itself, as a terminal sees it: what it prints, where, and its exit code.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
 
 fn relay(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kubectl-relay"))
@@ -157,4 +160,24 @@ fn a_closed_stdout_does_not_panic() {
         .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn nothing_that_is_written_needs_more_than_ascii() {
+    fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { sources(&path, found) } else { found.push(path) }
+        }
+    }
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let mut wrong = Vec::new();
+    for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "rs")) {
+        let text = std::fs::read_to_string(file).unwrap();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        wrong.extend(code.filter(|line| !line.is_ascii()).map(|line| format!("{}: {line}", file.display())));
+    }
+    assert!(files.len() > 50 && wrong.is_empty(), "{wrong:#?}");
+    assert!(told(&["--help"]).0.is_ascii());
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::kubectl::admin_kubeconfig;
 use crate::relay::Relay;
@@ -31,19 +32,28 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Runs the plugin as the administrator in a terminal of its own.
+    /// Runs the plugin as the administrator in a terminal of its own, a dumb one: nothing moves the cursor.
     pub fn run(args: &[&str]) -> Self {
+        Self::run_in(80, &[("TERM", "dumb")], args)
+    }
+
+    /// As [`Terminal::run`], in a terminal that knows colours, of so many columns, and with this in the environment.
+    pub fn run_in(columns: u16, environment: &[(&str, &str)], args: &[&str]) -> Self {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
         let name = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
         let flags = OFlags::NOCTTY.bits().cast_signed();
         let line = OpenOptions::new().read(true).write(true).custom_flags(flags).open(name).unwrap();
+        tcsetwinsize(&line, Winsize { ws_col: columns, ws_row: 24, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         let child = Command::new("setsid")
             .arg("--ctty")
             .arg(Relay::program())
             .args(args)
             .env("KUBECONFIG", admin_kubeconfig())
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR")
+            .envs(environment.iter().copied())
             .stdin(line.try_clone().unwrap())
             .stdout(line.try_clone().unwrap())
             .stderr(line)

@@ -11,6 +11,7 @@ use super::{
     embedded,
     identity::job_name,
     launch::{LaunchError, Launcher, Running},
+    progress::waits_for,
     spec::{self, Program},
 };
 use crate::{
@@ -23,6 +24,11 @@ use crate::{
 
 /// What was made is removed within this time, or left to end by itself.
 const REMOVAL: Duration = Duration::from_secs(5);
+
+/// The seconds that are waited for are told anew so often,
+const SECOND: Duration = Duration::from_secs(1);
+/// and from this number on: nobody counts less.
+const LONG: u64 = 3;
 
 /// A Job whose pod does not run yet.
 pub(super) struct Attempt<'a> {
@@ -42,6 +48,7 @@ impl<'a> Attempt<'a> {
         avoid: Option<&str>,
     ) -> Result<Self, LaunchError> {
         let Launcher { namespace, settings, owner, .. } = launcher;
+        launcher.output.waiting("starting an agent");
         let name = job_name()?;
         let job = spec::job(&name, namespace, settings, owner, avoid, program)?;
         let config_map = match program {
@@ -80,6 +87,7 @@ impl<'a> Attempt<'a> {
 
     /// The agent, whose pod runs now.
     pub(super) fn running(self, Placed { pod, uid, node }: Placed) -> Running {
+        self.launcher.output.waiting("connecting to the agent");
         Running { job: self.name, pod, uid, node, pods: self.pods }
     }
 
@@ -98,7 +106,8 @@ impl<'a> Attempt<'a> {
     /// `until`, which another attempt would do otherwise.
     pub(super) async fn wait(&mut self, until: &[Other]) -> Result<Placed, LaunchError> {
         let Self { launcher, pods, watch, _pod_events: pod_events, .. } = self;
-        let deadline = Instant::now() + launcher.timeout;
+        let began = Instant::now();
+        let deadline = began + launcher.timeout;
         let mut last = None;
         loop {
             let snapshot = pods.snapshot();
@@ -121,6 +130,11 @@ impl<'a> Attempt<'a> {
                 watch.pod_events = Some(follow.subscribe());
                 *pod_events = Some(follow);
             }
+            let waits_for = watch.waits_for(pod.as_deref());
+            launcher.output.waiting(&match began.elapsed().as_secs() {
+                0..LONG => waits_for,
+                seconds => format!("{seconds} s: {waits_for}"),
+            });
             let mut troubles = watch.troubles(&launcher.output, pod.is_some());
             match state {
                 Some(PodState::Ended(trouble)) => return Err(LaunchError::Trouble(trouble)),
@@ -137,7 +151,9 @@ impl<'a> Attempt<'a> {
                 }
                 last = Some(trouble);
             }
-            if tokio::time::timeout_at(deadline, watch.changed()).await.is_err() {
+            let next = deadline.min(Instant::now() + SECOND);
+            let has_changed = tokio::time::timeout_at(next, watch.changed()).await.is_ok();
+            if !has_changed && Instant::now() >= deadline {
                 return Err(LaunchError::TimedOut { waited: launcher.timeout, trouble: last });
             }
         }
@@ -184,6 +200,12 @@ impl Watch {
             _ = self.job_events.changed() => {}
             _ = pod_events => {}
         }
+    }
+
+    /// What the pod is waiting for, when nothing is wrong.
+    fn waits_for(&self, pod: Option<&Pod>) -> String {
+        let events = self.pod_events.as_ref().map(|events| Arc::clone(&events.borrow().objects));
+        waits_for(pod, events.iter().flat_map(|events| events.values()).map(|event| &**event))
     }
 
     /// What the events say. The Job's own complaints are over once there is a pod.

@@ -36,6 +36,7 @@ pub(super) async fn open(
     settings: &Settings,
     output: &Arc<Output>,
 ) -> Result<(Vec<Wanted>, Contexts), Error> {
+    output.waiting("looking the targets up");
     let lacking = |wanted: &&Wanted| wanted.spec.ports.is_empty();
     let open = settings.targets.is_empty() || settings.targets.iter().any(|wanted| lacking(&wanted));
     if !open {

@@ -97,6 +97,7 @@ pub(super) async fn announce(
     let mut watched: FuturesUnordered<_> = forwards
         .into_iter()
         .map(async |(forward, serving)| {
+            output.waiting(&format!("waiting for {} to be ready", forward.target));
             let has_pods = destination(forward, way, pod_timeout).await;
             has_pods.map_err(|error| context.named(error).at(forward.place.as_ref()))?;
             for line in &serving.lines {
