@@ -3,6 +3,7 @@
 pub mod args;
 pub mod duration;
 pub mod help;
+pub mod misuse;
 pub mod settings;
 mod targets_file;
 pub mod verb;

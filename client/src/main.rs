@@ -4,7 +4,7 @@ use std::{io::Write, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use kubectl_relay::{
-    cli::{args::Args, settings::Settings},
+    cli::{args::Args, misuse, settings::Settings},
     error::Error,
     output::{Output, Style},
     run::run,
@@ -20,10 +20,12 @@ fn main() -> ExitCode {
     let args = match Args::read(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => {
-            // `--help` comes this way too; a closed pipe is no reason to panic.
-            let _ = error.print();
             if error.use_stderr() {
-                Output::new(false, 0).hint("kubectl relay --help has every flag, and examples");
+                let (sentence, hint) = misuse::told(&error);
+                Output::new(false, 0).error(&sentence, Some(&hint));
+            } else {
+                // `--help`; a closed pipe is no reason to panic.
+                let _ = error.print();
             }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }

@@ -270,11 +270,6 @@ impl Output {
         self.stderr(&self.labelled(Role::Error, message, hint));
     }
 
-    /// A hint that belongs to what somebody else has said.
-    pub fn hint(&self, text: &str) {
-        self.write_stderr(&format!("{}{text}", self.style.label(Role::Hint)));
-    }
-
     fn labelled(&self, role: Role, message: &str, hint: Option<&str>) -> String {
         let message = format!("{}{}", self.style.label(role), self.about(message));
         match hint {

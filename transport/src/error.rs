@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
+use kube::client::AuthError;
 
 use crate::connect::ConnectError;
 
@@ -242,7 +243,7 @@ fn excerpt(body: &[u8]) -> String {
 pub(crate) fn transport(error: &kube::Error) -> DialError {
     match error {
         kube::Error::Auth(error) => DialError::Credentials(chain(error)),
-        kube::Error::Service(error) => match source_of::<kube::client::AuthError>(error.as_ref()) {
+        kube::Error::Service(error) => match source_of::<AuthError>(error.as_ref()) {
             Some(error) => DialError::Credentials(chain(error)),
             None => match source_of::<ConnectError>(error.as_ref()) {
                 Some(error) => DialError::Credentials(chain(error)),
@@ -260,8 +261,25 @@ fn source_of<'a, E: std::error::Error + 'static>(
     std::iter::successors(Some(error), |error| error.source()).find_map(<dyn std::error::Error>::downcast_ref)
 }
 
+/// How a credential plugin failed, if that is what it is about. The library's own words hold all that the plugin has printed,
+/// which may be a token.
+pub fn of_credential_plugin(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    match source_of(error)? {
+        AuthError::AuthExecStart(error) => Some(format!("the credential plugin cannot be run: {error}")),
+        AuthError::AuthExecRun { out, .. } => {
+            let said = String::from_utf8_lossy(&out.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+            let said = if said.is_empty() { said } else { format!(": {said}") };
+            Some(format!("the credential plugin ended with {}{said}", out.status))
+        }
+        _ => None,
+    }
+}
+
 /// An error and its causes in one line, without the repetition that wrappers like to add.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(text) = of_credential_plugin(error) {
+        return text;
+    }
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -22,5 +22,5 @@ pub use connection::{Connection, ReadHalf, WriteHalf};
 #[cfg(feature = "kube")]
 pub use dial::{DIAL_TIMEOUT, Mode, PortForward};
 #[cfg(feature = "kube")]
-pub use error::{DialError, RESOURCE, Verb, Verbs};
+pub use error::{DialError, RESOURCE, Verb, Verbs, of_credential_plugin};
 pub use framing::{ConnectionError, Negotiated};

@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, fmt, future::Future, time::Duration};
 
 use kube::core::Status;
-use relay_transport::connect::ConnectError;
+use relay_transport::{connect::ConnectError, of_credential_plugin};
 
 use super::rbac::role_for;
 
@@ -250,6 +250,9 @@ pub async fn made<T>(
 
 /// An error with its causes, each said once.
 pub fn chain(error: &(dyn StdError + 'static)) -> String {
+    if let Some(text) = of_credential_plugin(error) {
+        return text;
+    }
     let mut text = one_line(&error.to_string());
     let mut current = error.source();
     while let Some(cause) = current {

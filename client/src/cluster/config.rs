@@ -70,7 +70,12 @@ impl ConfigError {
 
 impl From<KubeconfigError> for ConfigError {
     fn from(error: KubeconfigError) -> Self {
-        Self::Kubeconfig(chain(&error))
+        let text = chain(&error);
+        // A parser's picture of the place is none any more on one line; paths come with quotes around quotes.
+        let sentence = text.split(" --> ").next().unwrap_or_default();
+        Self::Kubeconfig(
+            sentence.replace("'\"", "\"").replace("\"'", "\"").replace("YAML: error: ", "YAML: "),
+        )
     }
 }
 

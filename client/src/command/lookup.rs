@@ -27,6 +27,9 @@ impl CommandLine {
     }
 
     fn find_in(&self, path: Option<&OsStr>) -> Result<(), CommandError> {
+        if self.program.is_empty() {
+            return Err(CommandError::NotFound { command: self.to_string(), in_path: true });
+        }
         let candidates: Vec<PathBuf> = if self.is_path() {
             vec![PathBuf::from(&self.program)]
         } else {
