@@ -62,6 +62,11 @@ impl KernelBuffers {
         Self(Arc::new(Books { total: bytes, left: AtomicUsize::new(bytes), sockets: AtomicUsize::new(0) }))
     }
 
+    /// Bytes that sockets have, and bytes in all.
+    pub(crate) fn used(&self) -> (usize, usize) {
+        (self.0.total - self.0.left.load(Ordering::Relaxed).min(self.0.total), self.0.total)
+    }
+
     fn share(&self) -> Share {
         self.0.sockets.fetch_add(1, Ordering::Relaxed);
         Share { books: self.0.clone(), taken: 0, size: MOST }

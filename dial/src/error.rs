@@ -2,6 +2,7 @@
 
 use std::io;
 
+use relay_policy::Denial;
 use relay_protocol::Status;
 
 /// Why a target was not reached.
@@ -17,6 +18,12 @@ pub struct DialError {
 impl DialError {
     pub(crate) fn new(status: Status, reason: impl Into<String>) -> Self {
         Self { status, reason: reason.into() }
+    }
+}
+
+impl From<Denial> for DialError {
+    fn from(denial: Denial) -> Self {
+        Self::new(Status::Denied, denial.to_string())
     }
 }
 

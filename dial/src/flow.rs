@@ -4,6 +4,7 @@
 //! a question to a name server, and otherwise after two minutes. The clock is read per packet, the timer is not set.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,7 +43,8 @@ pub trait FlowPeer: Send {
     fn send(&mut self, datagram: &[u8]) -> Result<(), Status>;
 }
 
-/// All flows of the agent, so that a new one can take the place of the one that has been quiet for longest.
+/// All flows of the agent, so that a new one can take the place of one that has been quiet for longest: of those whose
+/// owner has the most.
 pub struct Flows {
     limit: usize,
     start: Instant,
@@ -51,6 +53,8 @@ pub struct Flows {
 
 #[derive(Default)]
 struct Entry {
+    /// Whose it is.
+    owner: u128,
     /// Milliseconds after [`Flows::start`] of the last packet.
     last: AtomicU64,
     evicted: CancellationToken,
@@ -67,26 +71,32 @@ impl Flows {
         self.live().len()
     }
 
-    /// Carries datagrams both ways until the flow is over, and says why.
-    pub async fn run(&self, peer: &mut impl FlowPeer, socket: &UdpSocket) -> Status {
-        let entry = self.enter();
+    /// Carries datagrams of this owner both ways until the flow is over, and says why.
+    pub async fn run(&self, owner: u128, peer: &mut impl FlowPeer, socket: &UdpSocket) -> Status {
+        let entry = self.enter(owner);
         tokio::select! {
             status = carry(peer, socket, || self.touch(&entry.1)) => status,
             () = entry.1.evicted.cancelled() => Status::TooManyStreams,
         }
     }
 
-    fn enter(&self) -> Entered<'_> {
-        let entry = Arc::new(Entry::default());
+    fn enter(&self, owner: u128) -> Entered<'_> {
+        let entry = Arc::new(Entry { owner, ..Entry::default() });
         self.touch(&entry);
         let mut live = self.live();
-        if live.len() >= self.limit
-            && let Some(quietest) = (0..live.len()).min_by_key(|&at| live[at].last.load(Ordering::Relaxed))
-        {
-            debug!(flows = self.limit, "too many UDP flows: the one that was quiet for longest ends");
-            live.remove(quietest).evicted.cancel();
-        }
         live.push(entry.clone());
+        if live.len() > self.limit {
+            let mut counts = HashMap::new();
+            live.iter().for_each(|entry| *counts.entry(entry.owner).or_insert(0_usize) += 1);
+            let most = counts.values().max().copied();
+            let quietest = (0..live.len())
+                .filter(|&at| counts.get(&live[at].owner).copied() == most)
+                .min_by_key(|&at| (Arc::ptr_eq(&live[at], &entry), live[at].last.load(Ordering::Relaxed)));
+            if let Some(quietest) = quietest {
+                debug!(flows = self.limit, "too many UDP flows: one that was quiet for long ends");
+                live.remove(quietest).evicted.cancel();
+            }
+        }
         Entered(self, entry)
     }
 
@@ -253,7 +263,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(20)).await;
             to_target.send(Bytes::from_static(b"again")).unwrap();
         };
-        let (status, ()) = tokio::join!(flows.run(&mut peer, &socket), later);
+        let (status, ()) = tokio::join!(flows.run(1, &mut peer, &socket), later);
         assert_eq!((status, flows.count()), (Status::Ok, 0));
         assert_eq!(start.elapsed().as_secs(), 50);
     }
@@ -276,7 +286,7 @@ mod tests {
             assert_eq!(from_target.recv().await.unwrap(), b"now");
             drop(to_target);
         };
-        let (status, ()) = tokio::join!(flows.run(&mut peer, &socket), client);
+        let (status, ()) = tokio::join!(flows.run(1, &mut peer, &socket), client);
         assert_eq!(status, Status::Aborted);
     }
 
@@ -295,11 +305,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn at_the_limit_the_flow_that_was_quiet_for_longest_goes() {
         let flows = Flows::new(2);
-        let (a, b) = (flows.enter(), flows.enter());
+        let (a, b) = (flows.enter(1), flows.enter(1));
         tokio::time::sleep(Duration::from_secs(1)).await;
         flows.touch(&a.1);
-        let c = flows.enter();
+        let c = flows.enter(1);
         assert_eq!([&a, &b, &c].map(|flow| flow.1.evicted.is_cancelled()), [false, true, false]);
         assert_eq!(flows.count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_the_most_flows_makes_room_for_others() {
+        let flows = Flows::new(4);
+        let quiet = flows.enter(7);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let greedy: Vec<_> = (0..9).map(|_| flows.enter(1)).collect();
+        assert!(!quiet.1.evicted.is_cancelled(), "one flow is no flood");
+        assert_eq!(greedy.iter().filter(|flow| !flow.1.evicted.is_cancelled()).count(), 3);
+        let second = flows.enter(7);
+        assert!(!second.1.evicted.is_cancelled());
+        assert_eq!(
+            (flows.count(), greedy.iter().filter(|flow| !flow.1.evicted.is_cancelled()).count()),
+            (4, 2)
+        );
     }
 }

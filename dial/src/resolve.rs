@@ -14,9 +14,10 @@ use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::Query;
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{Hosts, TokioResolver};
+use relay_policy::Names;
 use relay_protocol::{HostName, Status};
 use tokio::time::timeout;
 
@@ -24,6 +25,15 @@ use crate::error::DialError;
 
 /// How long the family that answered first waits for the other (RFC 8305, section 3).
 const OTHER_FAMILY: Duration = Duration::from_millis(50);
+
+/// What a name led to.
+#[derive(Debug)]
+pub struct Found {
+    /// All its addresses, IPv6 and IPv4 in turn; never empty.
+    pub addresses: Vec<IpAddr>,
+    /// The names on the way.
+    pub names: Names,
+}
 
 /// Resolves names. One per agent.
 pub struct Resolver {
@@ -60,23 +70,24 @@ impl Resolver {
         Self { dns, search, ndots, hosts }
     }
 
-    /// All addresses of `host`, IPv6 and IPv4 in turn; never empty.
+    /// All addresses of `host`, and the names that led to them.
     ///
     /// # Errors
     /// A [`DialError`] where there is none, or no answer.
-    pub async fn resolve(&self, host: &HostName) -> Result<Vec<IpAddr>, DialError> {
+    pub async fn resolve(&self, host: &HostName) -> Result<Found, DialError> {
         let name = Name::from_ascii(host.as_str())
             .map_err(|error| DialError::new(Status::NoSuchHost, error.to_string()))?;
-        if let Some(found) = self.in_hosts(&name) {
-            return Ok(found);
+        if let Some(addresses) = self.in_hosts(&name) {
+            return Ok(Found { addresses, names: Names::new(host.as_str(), host.as_str()) });
         }
         let Some(dns) = &self.dns else {
             return Err(DialError::new(Status::NoSuchHost, "the pod has no name servers"));
         };
         let mut failure = DialError::new(Status::NoSuchHost, "no address of that name");
         for candidate in self.candidates(name) {
-            match ask(dns, candidate).await {
-                Ok(addresses) if !addresses.is_empty() => return Ok(addresses),
+            let mut names = Names::new(host.as_str(), &candidate.to_ascii());
+            match ask(dns, candidate, &mut names).await {
+                Ok(addresses) if !addresses.is_empty() => return Ok(Found { addresses, names }),
                 Ok(_) => {}
                 Err(NetError::Timeout) => {
                     failure = DialError::new(Status::ResolveTimedOut, "no answer from the name servers");
@@ -110,8 +121,8 @@ impl Resolver {
     }
 }
 
-/// Asks for both families of one name at once.
-async fn ask(dns: &TokioResolver, name: Name) -> Result<Vec<IpAddr>, NetError> {
+/// Asks for both families of one name at once, and adds the names that it is an alias for.
+async fn ask(dns: &TokioResolver, name: Name, names: &mut Names) -> Result<Vec<IpAddr>, NetError> {
     let v6 = pin!(dns.ipv6_lookup(name.clone()));
     let v4 = pin!(dns.ipv4_lookup(name));
     let (v6, v4) = match select(v6, v4).await {
@@ -124,6 +135,12 @@ async fn ask(dns: &TokioResolver, name: Name) -> Result<Vec<IpAddr>, NetError> {
         }
         Either::Right((v4, v6)) => (v6.await, v4),
     };
+    for record in [&v6, &v4].into_iter().flatten().flat_map(Lookup::answers) {
+        names.add_alias(&record.name.to_ascii());
+        if let RData::CNAME(alias) = &record.data {
+            names.add_alias(&alias.to_ascii());
+        }
+    }
     match (v6, v4) {
         // Where no family has an address, the one that failed says more than the one that has none.
         (Err(error), Err(other)) => Err(if error.is_no_records_found() { other } else { error }),
@@ -169,7 +186,7 @@ mod tests {
         let mut resolver = resolver(&[], 1);
         resolver.hosts.read_hosts_conf(&b"10.1.2.3 Web web-0\n::7 web # both\n"[..]).unwrap();
         let found = resolver.resolve(&HostName::new("WEB").unwrap()).await.unwrap();
-        assert_eq!(found, ["::7".parse::<IpAddr>().unwrap(), "10.1.2.3".parse().unwrap()]);
+        assert_eq!(found.addresses, ["::7".parse::<IpAddr>().unwrap(), "10.1.2.3".parse().unwrap()]);
         let missing = resolver.resolve(&HostName::new("db").unwrap()).await;
         assert_eq!(missing.unwrap_err().status, Status::NoSuchHost);
     }

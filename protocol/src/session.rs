@@ -430,6 +430,16 @@ impl Session {
         self.events.pop_front()
     }
 
+    /// A stream's number on the wire, if it has one yet.
+    pub fn stream_number(&self, key: StreamKey) -> Option<u64> {
+        self.streams.get(key.0)?.id
+    }
+
+    /// A flow's number on the wire, if it has one yet.
+    pub fn flow_number(&self, key: FlowKey) -> Option<u64> {
+        self.flows.get(key.0)?.id
+    }
+
     /// The session's id.
     pub const fn id(&self) -> SessionId {
         self.id

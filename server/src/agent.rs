@@ -3,9 +3,10 @@
 use std::future::{Future, pending};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use relay_dial::{Dialer, Flows, Resolver};
+use relay_observe::Ledger;
 use relay_tunnel::{Activity, AgentConfig, Incoming};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -15,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use crate::listen;
-use crate::session;
+use crate::carry::Seldom;
+use crate::places::Places;
 use crate::settings::{Limits, Settings};
+use crate::{listen, metrics, session};
 
 /// How long tasks may take to see that it is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -28,6 +30,12 @@ pub struct Shared {
     pub dialer: Dialer,
     /// All UDP flows.
     pub flows: Flows,
+    /// How many streams there may be.
+    pub places: Places,
+    /// What is counted and written of each.
+    pub ledger: Ledger,
+    /// Which denials are said.
+    pub denials: Seldom,
     /// The agent's limits.
     pub limits: Limits,
     /// All sessions.
@@ -107,35 +115,52 @@ pub enum Exit {
     Goodbye,
 }
 
+/// Where an agent listens.
+pub struct Listeners {
+    /// For its clients, on loopback.
+    pub clients: Vec<TcpListener>,
+    /// For whoever reads its metrics.
+    pub metrics: Vec<TcpListener>,
+}
+
 /// An agent that listens and has not begun to serve.
 pub struct Agent {
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     shared: Arc<Shared>,
     incoming: mpsc::Receiver<Incoming>,
     settings: Settings,
 }
 
 impl Agent {
-    /// An agent with these listeners.
+    /// An agent with these listeners, which writes in `ledger`.
     ///
     /// # Errors
-    /// The system has no random numbers.
+    /// The system has no random numbers, or a listener no address.
     pub fn new(
-        listeners: Vec<TcpListener>,
+        listeners: Listeners,
         settings: &Settings,
         limits: Limits,
         resolver: Resolver,
+        ledger: Ledger,
     ) -> io::Result<Self> {
         let config = AgentConfig {
             session_life: settings.session_life,
+            max_sessions: settings.max_sessions,
             ping: settings.ping,
             dead_after: settings.dead_after,
             ..AgentConfig::default()
         };
+        let mut policy = settings.policy.clone();
+        for listener in listeners.clients.iter().chain(&listeners.metrics) {
+            policy.own_ports.push(listener.local_addr()?.port());
+        }
         let (sessions, incoming) = relay_tunnel::Agent::new(&config)?;
         let shared = Shared {
-            dialer: Dialer::new(resolver, limits.dial.clone()),
+            dialer: Dialer::new(resolver, policy, limits.dial.clone()),
             flows: Flows::new(limits.flows),
+            places: Places::new(settings.max_streams(), settings.max_streams_total(), settings.shared),
+            ledger,
+            denials: Seldom::new(Instant::now()),
             limits,
             sessions,
             tasks: TaskTracker::new(),
@@ -156,7 +181,11 @@ impl Agent {
         let Self { listeners, shared, incoming, settings } = self;
         let greeting = Arc::new(Semaphore::new(shared.limits.greeting_connections));
         let mut accepting = JoinSet::new();
-        for listener in listeners {
+        let places = Arc::new(Semaphore::new(metrics::MOST));
+        for listener in listeners.metrics {
+            accepting.spawn(metrics::accept(listener, shared.clone(), places.clone()));
+        }
+        for listener in listeners.clients {
             accepting.spawn(listen::accept(listener, shared.clone(), greeting.clone()));
         }
         let mut serving = JoinSet::new();

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Sink, Stream};
 use relay_dial::{DialError, FlowPeer, status_of};
+use relay_observe::{About, Entry};
 use relay_protocol::header::{MAX_HEADER, v0};
 use relay_protocol::{Address, Header, HeaderError, Protocol, Status};
 use socket2::SockRef;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, copy_bidirectional_with_s
 use tokio::net::TcpStream;
 use tokio::time::{Duration, timeout};
 use tokio_util::codec::{Framed, FramedParts, LengthDelimitedCodec};
+use tokio_util::io::{InspectReader, InspectWriter};
 use tracing::{debug, trace};
 
 use crate::agent::Shared;
@@ -66,6 +68,18 @@ impl Request {
         Ok(Some((Self { v0: true, id, protocol, address, port }, len)))
     }
 
+    /// What the ledger enters; nothing for a stream that only keeps the agent alive.
+    fn about(&self) -> Option<About> {
+        Some(About {
+            session: None,
+            stream: None,
+            request: self.id.clone(),
+            protocol: self.protocol?,
+            address: self.address.clone(),
+            port: self.port,
+        })
+    }
+
     fn code(&self, status: Status) -> u8 {
         if self.v0 { status.as_v0() } else { status.as_u8() }
     }
@@ -74,34 +88,51 @@ impl Request {
 /// Serves a stream whose header was read; `early` are the bytes that came behind it.
 pub async fn serve(client: TcpStream, request: Request, early: BytesMut, shared: &Shared) {
     debug!(id = request.id, protocol = ?request.protocol, address = %request.address, port = request.port, "direct stream");
-    if shared.streams() > shared.limits.direct_streams {
+    let mut entry = request.about().map(|about| shared.ledger.open(about));
+    let place = shared.places.take(None).filter(|_| shared.streams() <= shared.limits.direct_streams);
+    if place.is_none() {
+        entry.iter_mut().for_each(Entry::refused);
         return refuse(client, request.code(Status::TooManyStreams)).await;
     }
-    let result = match request.protocol {
-        Some(Protocol::Tcp) => tcp(client, &request, &early, shared).await,
-        Some(Protocol::Udp) => udp(client, &request, early, shared).await,
+    let result = match &mut entry {
+        Some(entry) if request.protocol == Some(Protocol::Tcp) => {
+            tcp(client, &request, &early, entry, shared).await
+        }
+        Some(entry) => udp(client, &request, early, entry, shared).await,
         // Nothing comes on it but its end, and it must not hold up ours.
         None => tokio::select! {
             () = until_end(client) => Ok(Status::Ok),
             () = shared.draining.cancelled() => Ok(Status::ShuttingDown),
         },
     };
+    if let Some(entry) = &mut entry {
+        entry.ended(result.as_ref().map_or_else(status_of, |status| *status));
+    }
     match result {
         Ok(status) => debug!(id = request.id, %status, "direct stream ended"),
         Err(error) => debug!(id = request.id, %error, "direct stream broke"),
     }
 }
 
-async fn tcp(mut client: TcpStream, request: &Request, early: &[u8], shared: &Shared) -> io::Result<Status> {
+async fn tcp(
+    mut client: TcpStream,
+    request: &Request,
+    early: &[u8],
+    entry: &mut Entry<'_>,
+    shared: &Shared,
+) -> io::Result<Status> {
     let dial = shared.dialer.tcp(&request.address, request.port);
-    let (mut target, _share) = match unless_gone(&client, dial).await? {
+    let (target, _share) = match unless_gone(&client, dial).await? {
         Ok(connected) => connected,
-        Err(error) => return Ok(not_reached(client, request, error).await),
+        Err(error) => return Ok(not_reached(client, request, entry, shared, error).await),
     };
+    entry.reached(target.peer_addr().ok());
     // Until both directions have ended orderly, a socket that is dropped is reset: what was lost must not look
     // complete to the other side.
     client.set_zero_linger()?;
     target.set_zero_linger()?;
+    let from_target = InspectReader::new(target, |bytes: &[u8]| entry.add(0, bytes.len()));
+    let mut target = InspectWriter::new(from_target, |bytes: &[u8]| entry.add(bytes.len(), 0));
     let carried = async {
         client.write_all(&[request.code(Status::Ok)]).await?;
         target.write_all(early).await?;
@@ -112,7 +143,7 @@ async fn tcp(mut client: TcpStream, request: &Request, early: &[u8], shared: &Sh
         () = shared.abort.cancelled() => return Ok(Status::ShuttingDown),
     };
     SockRef::from(&client).set_linger(None)?;
-    SockRef::from(&target).set_linger(None)?;
+    SockRef::from(target.get_ref().get_ref()).set_linger(None)?;
     debug!(id = request.id, sent, received, "both ends finished");
     Ok(Status::Ok)
 }
@@ -121,17 +152,19 @@ async fn udp(
     mut client: TcpStream,
     request: &Request,
     early: BytesMut,
+    entry: &mut Entry<'_>,
     shared: &Shared,
 ) -> io::Result<Status> {
     let dial = shared.dialer.udp(&request.address, request.port);
     let (socket, _share) = match unless_gone(&client, dial).await? {
         Ok(connected) => connected,
-        Err(error) => return Ok(not_reached(client, request, error).await),
+        Err(error) => return Ok(not_reached(client, request, entry, shared, error).await),
     };
+    entry.reached(socket.peer_addr().ok());
     client.write_all(&[request.code(Status::Ok)]).await?;
     let mut flow = DirectFlow::new(client, early);
     tokio::select! {
-        status = shared.flows.run(&mut flow, &socket) => Ok(status),
+        status = shared.carry(entry, None, &mut flow, &socket) => Ok(status),
         () = shared.abort.cancelled() => Ok(Status::ShuttingDown),
     }
 }
@@ -145,8 +178,14 @@ async fn unless_gone<T>(client: &TcpStream, dial: impl Future<Output = T>) -> io
     }
 }
 
-async fn not_reached(client: TcpStream, request: &Request, error: DialError) -> Status {
-    debug!(id = request.id, %error, "target not reached");
+async fn not_reached(
+    client: TcpStream,
+    request: &Request,
+    entry: &mut Entry<'_>,
+    shared: &Shared,
+    error: DialError,
+) -> Status {
+    shared.not_reached(entry, &error);
     refuse(client, request.code(error.status)).await;
     error.status
 }

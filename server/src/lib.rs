@@ -4,8 +4,11 @@
 //! command; this library is all of it, so that tests can run it with shorter limits and a resolver of their own.
 
 pub mod agent;
+pub mod carry;
 pub mod direct;
 pub mod listen;
 pub mod log;
+pub mod metrics;
+pub mod places;
 pub mod session;
 pub mod settings;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::{Buf, BytesMut};
 use relay_protocol::Status;
 use relay_protocol::hello::Hello;
+use relay_tunnel::LaneError;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -15,6 +16,7 @@ use tracing::{debug, trace, warn};
 
 use crate::agent::Shared;
 use crate::direct::{self, Request};
+use crate::settings::Settings;
 
 /// How long to wait before accepting again after an error such as too many open files.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -58,6 +60,22 @@ async fn bind_both(mut port: u16) -> io::Result<Vec<TcpListener>> {
         Some(error) if listeners.is_empty() => Err(error),
         _ => Ok(listeners),
     }
+}
+
+/// Listens for whoever reads the metrics: on loopback one above the agent's port, or on a free one where the agent
+/// itself took a free one, if it is shared; and where the settings say.
+///
+/// # Errors
+/// As [`bind`].
+pub async fn bind_metrics(settings: &Settings) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    if settings.shared {
+        listeners = bind(if settings.port == 0 { 0 } else { settings.port + 1 }).await?;
+    }
+    if let Some(address) = settings.metrics_listen {
+        listeners.push(TcpListener::bind(address).await?);
+    }
+    Ok(listeners)
 }
 
 /// True where an agent listens on `port`.
@@ -153,6 +171,9 @@ async fn serve(client: TcpStream, greeting: Greeting, shared: &Shared) {
             let _ = SockRef::from(&client).set_recv_buffer_size(LANE_BUFFER);
             let _ = SockRef::from(&client).set_send_buffer_size(LANE_BUFFER);
             if let Err(error) = shared.sessions.serve_lane(client, read).await {
+                if matches!(error, LaneError::Refused(Status::TooManyStreams)) {
+                    shared.ledger.metrics.session_refused();
+                }
                 debug!(%error, "lane ended");
             }
         }

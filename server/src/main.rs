@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use futures_util::future::select_all;
 use relay_dial::Resolver;
-use relay_server::agent::{Agent, Exit};
+use relay_observe::Ledger;
+use relay_server::agent::{Agent, Exit, Listeners};
 use relay_server::settings::{Limits, Settings};
 use relay_server::{listen, log};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -59,13 +60,19 @@ async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         warn!(argument, "unknown argument skipped");
     }
     let signals = STOP.iter().map(|kind| signal(*kind)).collect::<Result<Vec<_>, _>>()?;
-    let listeners = listen::bind(settings.port)
+    let clients = listen::bind(settings.port)
         .await
         .with_context(|| format!("cannot listen on port {} of the loopback address", settings.port))?;
-    for listener in &listeners {
+    for listener in &clients {
         info!(version = env!("CARGO_PKG_VERSION"), "listening on {}", listener.local_addr()?);
     }
-    let agent = Agent::new(listeners, settings, Limits::default(), Resolver::from_system())?;
+    let metrics = listen::bind_metrics(settings).await.context("cannot listen for the metrics")?;
+    for listener in &metrics {
+        info!("metrics at http://{}/metrics", listener.local_addr()?);
+    }
+    let ledger = Ledger::new(settings.audit.then(|| Box::new(std::io::stdout()) as _));
+    let listeners = Listeners { clients, metrics };
+    let agent = Agent::new(listeners, settings, Limits::default(), Resolver::from_system(), ledger)?;
     match agent.run(first(signals)).await {
         Exit::Idle => info!("ending: nothing to do for {:?}", settings.idle.unwrap_or_default()),
         Exit::Stopped => info!("ending: told to"),

@@ -3,9 +3,12 @@
 //! Agent and plugin may be of different age, and krelay's clients start the agent with arguments of their own: so a
 //! flag nobody here knows is said and skipped, while a bad value for a known one is an error.
 
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::Duration;
 
+use relay_policy::{Policy, Rule, RuleError};
 use relay_protocol::AGENT_PORT;
 use relay_tunnel::AgentConfig;
 
@@ -28,6 +31,20 @@ pub struct Settings {
     pub drain_grace: Duration,
     /// End at a client's GOODBYE: for an agent that has one user.
     pub exit_on_goodbye: bool,
+    /// Serves many users, and so never ends by itself.
+    pub shared: bool,
+    /// What may be reached.
+    pub policy: Policy,
+    /// Sessions at a time.
+    pub max_sessions: usize,
+    /// Streams of one session at a time; `None` is the mode's own number.
+    pub max_streams: Option<usize>,
+    /// Streams of all sessions and direct streams at a time; `None` is the mode's own number.
+    pub max_streams_total: Option<usize>,
+    /// Writes the beginning and end of each stream and flow to stdout.
+    pub audit: bool,
+    /// Where metrics are served beyond loopback.
+    pub metrics_listen: Option<SocketAddr>,
     /// 0 to 3 shows what happens, 4 also addresses, 5 and more also packets.
     pub verbosity: u8,
     /// Arguments that mean nothing to this version.
@@ -46,6 +63,13 @@ impl Default for Settings {
             dead_after: sessions.dead_after,
             drain_grace: Duration::from_secs(30),
             exit_on_goodbye: false,
+            shared: false,
+            policy: Policy::default(),
+            max_sessions: 256,
+            max_streams: None,
+            max_streams_total: None,
+            audit: false,
+            metrics_listen: None,
             verbosity: 0,
             unknown: Vec::new(),
         }
@@ -71,6 +95,17 @@ impl Settings {
             match flag {
                 "--health" => settings.health = switch(flag, inline)?,
                 "--exit-on-goodbye" => settings.exit_on_goodbye = switch(flag, inline)?,
+                "--shared" => settings.shared = switch(flag, inline)?,
+                "--audit" => settings.audit = switch(flag, inline)?,
+                "--allow" => settings.policy.allow.push(rule(flag, &value()?)?),
+                "--deny" => settings.policy.deny.push(rule(flag, &value()?)?),
+                "--max-sessions" => settings.max_sessions = count(flag, &value()?)?,
+                "--max-streams" => settings.max_streams = Some(count(flag, &value()?)?),
+                "--max-streams-total" => settings.max_streams_total = Some(count(flag, &value()?)?),
+                "--metrics-listen" => {
+                    let what = "an address and a port such as 0.0.0.0:9090";
+                    settings.metrics_listen = Some(number(flag, &value()?, what)?);
+                }
                 "--port" => settings.port = number(flag, &value()?, "a port from 0 to 65535")?,
                 "-v" | "--v" => settings.verbosity = number(flag, &value()?, "a number from 0 to 255")?,
                 "--session-life" => settings.session_life = time(flag, &value()?)?,
@@ -87,8 +122,36 @@ impl Settings {
                 }
             }
         }
+        if settings.shared {
+            if settings.port == u16::MAX {
+                return Err(
+                    "--port leaves none for the metrics of a shared agent, which are served one above".into(),
+                );
+            }
+            // Whoever leaves, others may be there or come.
+            settings.idle = None;
+            settings.exit_on_goodbye = false;
+        }
         Ok(settings)
     }
+
+    /// Streams of one session at a time.
+    pub fn max_streams(&self) -> usize {
+        self.max_streams.unwrap_or(if self.shared { 1_024 } else { AgentConfig::default().max_streams })
+    }
+
+    /// Streams of all sessions, and direct ones, at a time.
+    pub fn max_streams_total(&self) -> usize {
+        self.max_streams_total.unwrap_or(if self.shared { 4_096 } else { usize::MAX })
+    }
+}
+
+fn rule(flag: &str, value: &str) -> Result<Rule, String> {
+    value.parse().map_err(|error: RuleError| format!("{flag} {value:?}: {error}; hint: {}", error.hint()))
+}
+
+fn count(flag: &str, value: &str) -> Result<usize, String> {
+    number(flag, value, "a number from 1").map(NonZeroUsize::get)
 }
 
 fn switch(flag: &str, value: Option<String>) -> Result<bool, String> {

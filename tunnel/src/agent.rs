@@ -33,6 +33,8 @@ const LEAVE: Duration = Duration::from_secs(1);
 pub struct AgentConfig {
     /// How long a session without lanes lives while it has streams.
     pub session_life: Duration,
+    /// Most sessions at a time; a further one is refused with [`Status::TooManyStreams`].
+    pub max_sessions: usize,
     /// Most streams of a session at a time.
     pub max_streams: usize,
     /// Most flows of a session at a time; the one quiet for longest makes room.
@@ -52,6 +54,7 @@ impl Default for AgentConfig {
         let core = Config::agent();
         Self {
             session_life: core.life,
+            max_sessions: 256,
             max_streams: core.max_streams as usize,
             max_flows: core.max_flows,
             receive_pool: core.receive_pool,
@@ -114,6 +117,7 @@ pub enum LaneError {
 
 struct Registry {
     config: Config,
+    max_sessions: usize,
     instance: Instance,
     sessions: Mutex<HashMap<SessionId, Arc<Shared>>>,
     incoming: mpsc::Sender<Incoming>,
@@ -135,6 +139,7 @@ impl Agent {
         let (incoming, receiver) = mpsc::channel(INCOMING);
         let registry = Registry {
             config: config.core(),
+            max_sessions: config.max_sessions,
             instance: Instance(instance),
             sessions: Mutex::new(HashMap::new()),
             incoming,
@@ -146,6 +151,12 @@ impl Agent {
     /// How many sessions there are.
     pub fn activity(&self) -> watch::Receiver<Activity> {
         self.0.activity.subscribe()
+    }
+
+    /// The pools that the sessions share, by name.
+    pub fn pools(&self) -> [(&'static str, &Pool); 2] {
+        let config = &self.0.config;
+        [("receive", &config.receive_pool), ("send", &config.send_pool)]
     }
 
     /// Serves one lane until it ends. `early` is what was read from the transport so far.
@@ -242,6 +253,10 @@ impl Registry {
         }
         if let Request::Join { .. } = hello.request {
             return (Welcome::refusal(Status::AgentLost, self.instance), None);
+        }
+        if sessions.len() >= self.max_sessions {
+            tracing::info!(sessions = sessions.len(), "too many sessions: another one refused");
+            return (Welcome::refusal(Status::TooManyStreams, self.instance), None);
         }
         let now = tokio::time::Instant::now().into_std();
         match Core::agent(self.config.clone(), hello, self.instance, now) {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use relay_protocol::session::FlowKey;
+use relay_protocol::hello::SessionId;
+use relay_protocol::session::{FlowKey, Session};
 use relay_protocol::{Header, Status};
 
 use crate::shared::Shared;
@@ -41,6 +42,16 @@ impl TunnelFlow {
     /// Where the flow goes.
     pub const fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Which session it belongs to.
+    pub fn session(&self) -> SessionId {
+        self.shared.peek(Session::id)
+    }
+
+    /// Its number within the session, if it has one yet.
+    pub fn number(&self) -> Option<u64> {
+        self.shared.peek(|session| session.flow_number(self.key))
     }
 
     /// Queues a datagram and never waits: a full queue drops its oldest.

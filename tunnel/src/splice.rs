@@ -56,14 +56,15 @@ pub fn abort(socket: TcpStream) {
 
 /// Copies until both directions have ended or either end was reset. A reset on one side becomes one on the other.
 pub async fn splice(socket: TcpStream, stream: TunnelStream) -> SpliceReport {
-    splice_tuned(socket, stream, |_| {}).await
+    splice_tuned(socket, stream, |_, _, _| {}).await
 }
 
-/// As [`splice`], and shows the socket to `tune` each time another mebibyte has gone through it.
+/// As [`splice`], and shows the socket to `tune` each time another mebibyte has gone through it, with the bytes from
+/// the socket and to it so far.
 pub async fn splice_tuned(
     socket: TcpStream,
     stream: TunnelStream,
-    mut tune: impl FnMut(&TcpStream),
+    mut tune: impl FnMut(&TcpStream, u64, u64),
 ) -> SpliceReport {
     let mut splice = Splice {
         socket: &socket,
@@ -84,7 +85,7 @@ pub async fn splice_tuned(
         let moved = splice.sent + splice.received;
         if moved >= tuned + TUNE_EVERY {
             tuned = moved;
-            tune(&socket);
+            tune(&socket, splice.sent, splice.received);
         }
         result
     })

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
+use relay_protocol::hello::SessionId;
 use relay_protocol::session::{Read, Session, StreamKey};
 use relay_protocol::{Header, Status};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -81,6 +82,16 @@ impl TunnelStream {
     /// Where the stream goes.
     pub const fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Which session it belongs to.
+    pub fn session(&self) -> SessionId {
+        self.shared.peek(Session::id)
+    }
+
+    /// Its number within the session, if it has one yet.
+    pub fn number(&self) -> Option<u64> {
+        self.shared.peek(|session| session.stream_number(self.key))
     }
 
     /// Tells the client that its target was reached. For the agent, once, before anything is written. Waits while

@@ -223,7 +223,7 @@ async fn a_stopped_agent_lets_streams_finish_and_takes_no_new_ones() {
 
 #[tokio::test]
 async fn what_is_left_at_the_end_of_the_grace_is_reset() {
-    let settings = Settings { drain_grace: Duration::from_millis(50), ..Settings::default() };
+    let settings = Settings { drain_grace: Duration::from_millis(50), ..local() };
     let mut agent = Running::with(settings, Limits::default(), names(0, &[])).await;
     let (listener, address) = target().await;
     let (mut client, accepted) = tokio::join!(agent.open_ok(Tcp, address), listener.accept());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use relay_protocol::Protocol::Tcp;
 use relay_protocol::Status;
-use relay_server::settings::{Limits, Settings};
+use relay_server::settings::Limits;
 use tokio::io::AsyncReadExt;
 
 use crate::support::*;
@@ -12,7 +12,7 @@ use crate::support::*;
 async fn agent(replies: &[(&str, Reply)], limits: Limits) -> Running {
     let port = name_server(replies).await;
     let resolver = names(port, &["ns.svc.test", "svc.test", "test"]);
-    Running::with(Settings::default(), limits, resolver).await
+    Running::with(local(), limits, resolver).await
 }
 
 fn loopback() -> Reply {

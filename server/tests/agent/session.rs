@@ -132,7 +132,7 @@ async fn datagrams_come_back_whole() {
 #[tokio::test]
 async fn a_flow_to_a_name_that_does_not_exist_is_closed_with_that_status() {
     let resolver = names(name_server(&[]).await, &["test"]);
-    let agent = Running::with(Settings::default(), Limits::default(), resolver).await;
+    let agent = Running::with(local(), Limits::default(), resolver).await;
     let session = client(&agent);
     let mut flow = session.open_flow(to(Udp, "web", 53)).await.unwrap();
     flow.send(Bytes::from_static(b"x")).unwrap();
@@ -142,7 +142,7 @@ async fn a_flow_to_a_name_that_does_not_exist_is_closed_with_that_status() {
 #[tokio::test]
 async fn a_session_keeps_the_agent_and_its_goodbye_ends_it() {
     let idle = Duration::from_millis(100);
-    let settings = Settings { idle: Some(idle), exit_on_goodbye: true, ..Settings::default() };
+    let settings = Settings { idle: Some(idle), exit_on_goodbye: true, ..local() };
     let mut agent = Running::with(settings, Limits::default(), names(0, &[])).await;
     let session = client(&agent);
     let stream = session.open(to(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
@@ -154,7 +154,7 @@ async fn a_session_keeps_the_agent_and_its_goodbye_ends_it() {
 
 #[tokio::test]
 async fn a_goodbye_leaves_an_agent_of_many_users_running() {
-    let settings = Settings { idle: Some(Duration::from_millis(100)), ..Settings::default() };
+    let settings = Settings { idle: Some(Duration::from_millis(100)), ..local() };
     let agent = Running::with(settings, Limits::default(), names(0, &[])).await;
     let (one, other) = (client(&agent), client(&agent));
     let mut stream = other.open(to(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
@@ -185,7 +185,7 @@ async fn a_stopped_agent_lets_streams_finish() {
 
 #[tokio::test]
 async fn what_is_left_of_a_session_at_the_end_of_the_grace_is_reset() {
-    let settings = Settings { drain_grace: Duration::from_millis(50), ..Settings::default() };
+    let settings = Settings { drain_grace: Duration::from_millis(50), ..local() };
     let mut agent = Running::with(settings, Limits::default(), names(0, &[])).await;
     let session = client(&agent);
     let (listener, address) = target().await;
@@ -227,7 +227,7 @@ async fn a_client_that_gives_a_stream_up_ends_its_dial() {
     let (hole, _hole) = black_hole().await;
     let connect = Duration::from_secs(3600);
     let limits = Limits { dial: relay_dial::Limits { connect, ..Default::default() }, ..Limits::default() };
-    let settings = Settings { drain_grace: Duration::from_secs(3600), ..Settings::default() };
+    let settings = Settings { drain_grace: Duration::from_secs(3600), ..local() };
     let mut agent = Running::with(settings, limits, names(0, &[])).await;
     let session = client(&agent);
     let stream = session.open(to(Tcp, "127.0.0.1", hole.port())).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use relay_policy::Policy;
 use relay_server::settings::Settings;
 
 fn parse(line: &str) -> Result<Settings, String> {
@@ -61,4 +62,43 @@ fn a_bad_value_names_the_flag() {
     }
     assert_eq!(parse("--port").unwrap_err(), "--port needs a value");
     assert!(parse("--health=maybe").is_err());
+}
+
+#[test]
+fn the_arguments_of_a_shared_agent() {
+    let got = parse(
+        "--shared --idle 5m --exit-on-goodbye --allow 10.0.0.0/8:443 --allow=*.example.com --deny [fd00::/8]:1-9 \
+         --max-sessions 7 --max-streams=70 --max-streams-total 700 --audit --metrics-listen 0.0.0.0:9100",
+    )
+    .unwrap();
+    let rule = |text: &str| text.parse().unwrap();
+    let policy = Policy {
+        allow: vec![rule("10.0.0.0/8:443"), rule("*.example.com")],
+        deny: vec![rule("[fd00::/8]:1-9")],
+        ..Policy::default()
+    };
+    let want = Settings {
+        shared: true,
+        idle: None,
+        exit_on_goodbye: false,
+        policy,
+        max_sessions: 7,
+        max_streams: Some(70),
+        max_streams_total: Some(700),
+        audit: true,
+        metrics_listen: Some("0.0.0.0:9100".parse().unwrap()),
+        ..Settings::default()
+    };
+    assert_eq!(got, want);
+}
+
+#[test]
+fn a_bad_rule_is_named_with_what_to_write() {
+    let error = parse("--deny 10.0.0.0/33").unwrap_err();
+    assert!(error.starts_with("--deny \"10.0.0.0/33\": ") && error.contains("hint: "), "{error}");
+    for line in
+        ["--max-sessions 0", "--max-streams x", "--metrics-listen :9", "--allow", "--shared --port 65535"]
+    {
+        assert!(parse(line).is_err(), "{line}");
+    }
 }

@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hickory_resolver::Hosts;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::proto::rr::Name;
 use relay_dial::Resolver;
+use relay_observe::Ledger;
+use relay_policy::Policy;
 use relay_protocol::{Address, Header, Protocol};
-use relay_server::agent::{Agent, Exit, Shared};
+use relay_server::agent::{Agent, Exit, Listeners, Shared};
 use relay_server::listen;
 use relay_server::settings::{Limits, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,9 +22,16 @@ use tokio::task::JoinHandle;
 
 pub(crate) const OK: u8 = 1;
 
+/// The defaults, and leave to dial this machine, where all targets of these tests are.
+pub(crate) fn local() -> Settings {
+    let rules = ["127.0.0.0/8", "::1", "*"].map(|rule| rule.parse().unwrap());
+    Settings { policy: Policy { allow: rules.to_vec(), ..Policy::default() }, ..Settings::default() }
+}
+
 /// An agent that serves.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) stop: Option<oneshot::Sender<()>>,
     pub(crate) exit: JoinHandle<Exit>,
@@ -29,17 +39,29 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn with(settings: Settings, limits: Limits, resolver: Resolver) -> Self {
-        let listeners = listen::bind(0).await.unwrap();
-        let address = listeners[0].local_addr().unwrap();
-        let agent = Agent::new(listeners, &settings, limits, resolver).unwrap();
+        Self::with_ledger(settings, limits, resolver, Ledger::new(None)).await
+    }
+
+    pub(crate) async fn with_ledger(
+        settings: Settings,
+        limits: Limits,
+        resolver: Resolver,
+        ledger: Ledger,
+    ) -> Self {
+        let clients = listen::bind(0).await.unwrap();
+        let address = clients[0].local_addr().unwrap();
+        let metrics = listen::bind_metrics(&Settings { port: 0, ..settings.clone() }).await.unwrap();
+        let metrics_address = metrics.first().map(|listener| listener.local_addr().unwrap());
+        let listeners = Listeners { clients, metrics };
+        let agent = Agent::new(listeners, &settings, limits, resolver, ledger).unwrap();
         let shared = agent.shared().clone();
         let (stop, stopped) = oneshot::channel();
         let exit = tokio::spawn(agent.run(async { stopped.await.unwrap() }));
-        Self { address, shared, stop: Some(stop), exit }
+        Self { address, metrics: metrics_address, shared, stop: Some(stop), exit }
     }
 
     pub(crate) async fn with_limits(limits: Limits) -> Self {
-        Self::with(Settings::default(), limits, names(0, &[])).await
+        Self::with(local(), limits, names(0, &[])).await
     }
 
     pub(crate) async fn start() -> Self {
@@ -149,6 +171,10 @@ pub(crate) fn names(port: u16, search: &[&str]) -> Resolver {
 #[derive(Clone)]
 pub(crate) enum Reply {
     Address(IpAddr),
+    /// Another name, and its address where the server gives it at once.
+    Alias(&'static str, Option<IpAddr>),
+    /// Another address each time, over and over.
+    InTurn(Vec<IpAddr>, Arc<AtomicUsize>),
     Nothing,
     Silence,
     Fail,
@@ -181,21 +207,43 @@ fn answer(query: &[u8], replies: &HashMap<String, Reply>) -> Option<Vec<u8>> {
     }
     let family = if query[at + 2] == 28 { "AAAA" } else { "A" };
     let question = &query[12..at + 5];
-    let reply = replies.get(&format!("{}/{family}", labels.join(".")));
-    let (code, data) = match reply {
+    let (asked, kind) = (&query[12..=at], query[at + 2]);
+    let (code, records) = match replies.get(&format!("{}/{family}", labels.join(".").to_ascii_lowercase())) {
         Some(Reply::Silence) => return None,
-        Some(Reply::Fail) => (2, None),
-        Some(Reply::Nothing) => (0, None),
-        Some(Reply::Address(IpAddr::V4(ip))) => (0, Some(ip.octets().to_vec())),
-        Some(Reply::Address(IpAddr::V6(ip))) => (0, Some(ip.octets().to_vec())),
-        None => (3, None),
+        Some(Reply::Fail) => (2, vec![]),
+        Some(Reply::Nothing) => (0, vec![]),
+        Some(Reply::Address(ip)) => (0, vec![record(asked, kind, &octets(*ip))]),
+        Some(Reply::InTurn(ips, turn)) => {
+            let ip = ips[turn.fetch_add(1, Ordering::Relaxed) % ips.len()];
+            (0, vec![record(asked, kind, &octets(ip))])
+        }
+        Some(Reply::Alias(name, ip)) => {
+            let alias = encoded(name);
+            let address = ip.map(|ip| record(&alias, kind, &octets(ip)));
+            (0, [record(asked, 5, &alias)].into_iter().chain(address).collect())
+        }
+        None => (3, vec![]),
     };
     let mut out = query[..2].to_vec();
-    out.extend([0x81, 0x80 | code, 0, 1, 0, u8::from(data.is_some()), 0, 0, 0, 0]);
+    out.extend([0x81, 0x80 | code, 0, 1, 0, records.len() as u8, 0, 0, 0, 0]);
     out.extend(question);
-    if let Some(data) = data {
-        out.extend([0xc0, 12, 0, query[at + 2], 0, 1, 0, 0, 0, 30, 0, data.len() as u8]);
-        out.extend(data);
-    }
+    out.extend(records.concat());
     Some(out)
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// A name as it goes over the wire.
+fn encoded(name: &str) -> Vec<u8> {
+    let label = |label: &str| [&[label.len() as u8], label.as_bytes()].concat();
+    name.split('.').flat_map(label).chain([0]).collect()
+}
+
+fn record(name: &[u8], kind: u8, data: &[u8]) -> Vec<u8> {
+    [name, &[0, kind, 0, 1, 0, 0, 0, 30, 0, data.len() as u8], data].concat()
 }

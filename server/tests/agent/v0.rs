@@ -26,7 +26,7 @@ async fn a_tcp_stream_to_an_address() {
 async fn a_tcp_stream_to_a_host_name() {
     let replies = [("web.test/A", Reply::Address([127, 0, 0, 1].into())), ("web.test/AAAA", Reply::Nothing)];
     let resolver = names(name_server(&replies).await, &["test"]);
-    let agent = Running::with(Settings::default(), Limits::default(), resolver).await;
+    let agent = Running::with(local(), Limits::default(), resolver).await;
     let [high, low] = echo().await.port().to_be_bytes();
     let mut client = agent.connect().await;
     client.write_all(&[0, 0, 15, 1, 2, 3, 4, 5, 0, high, low, 1, b'w', b'e', b'b']).await.unwrap();
@@ -64,7 +64,7 @@ async fn codes_that_it_does_not_know_become_2() {
 #[tokio::test]
 async fn a_keep_alive_stream_keeps_the_agent_and_ends_with_its_connection() {
     let idle = Duration::from_millis(100);
-    let settings = Settings { idle: Some(idle), ..Settings::default() };
+    let settings = Settings { idle: Some(idle), ..local() };
     let mut agent = Running::with(settings, Limits::default(), names(0, &[])).await;
     let mut client = agent.connect().await;
     client.write_all(&[0, 0, 12, 1, 2, 3, 4, 5, 2, 0, 0, 0]).await.unwrap();
