@@ -54,14 +54,10 @@ impl FlowKey {
     }
 }
 
-/// Bytes of the send pool that belong to each session, so that none waits for another's.
-pub const SEND_FLOOR: usize = 256 * 1024;
 /// Bytes written ahead of what has been sent, per stream: whole turns, or what is left over goes out by itself each time.
 const AHEAD: u64 = 2 * transmit::WHOLE_TURN as u64;
 /// A stream that holds no more than this may use the last eighth of the send pool, in bytes.
 const SMALL: u64 = 4 * 1024;
-/// Streams that the peer may have open at first.
-const FIRST_STREAMS: u64 = 128;
 
 /// Which end of the session this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +75,14 @@ pub struct Config {
     pub receive_pool: Pool,
     /// Budget for what was written and is not acknowledged, in bytes.
     pub send_pool: Pool,
+    /// Budget for queued datagrams, in bytes, of which no session has more than 8 MiB.
+    pub datagrams: Pool,
+    /// The session has no more of the pools than it leaves to others, but for its floors.
+    pub fair: bool,
+    /// Bytes of the send pool that belong to the session, so that it never waits for another's: at most a quarter.
+    pub send_floor: usize,
+    /// Streams that the peer may have open at first: for each, the initial credit is reserved.
+    pub first_streams: u64,
     /// Credit that each stream starts with, in bytes; announced in hello or welcome.
     pub initial_credit: u64,
     /// Credit given to a stream as soon as it begins, while half of the pool is free, in bytes.
@@ -110,6 +114,10 @@ impl Config {
         Self {
             receive_pool: Pool::new(64 << 20),
             send_pool: Pool::new(24 << 20),
+            datagrams: Pool::new(usize::MAX),
+            fair: false,
+            send_floor: 256 << 10,
+            first_streams: 128,
             initial_credit: 2 * 1024,
             first_window: 64 * 1024,
             max_window: 16 << 20,
@@ -355,9 +363,10 @@ pub struct Session {
 
 impl Session {
     fn new(role: Role, config: Config, id: SessionId, secret: Secret, now: Instant) -> Self {
-        let received = Share::new(config.receive_pool.clone());
-        let sending = Share::new(config.send_pool.clone());
-        let allowed = if role == Role::Agent { FIRST_STREAMS.min(config.max_streams) } else { 0 };
+        let share = if config.fair { Share::fair } else { Share::new };
+        let received = share(config.receive_pool.clone());
+        let sending = share(config.send_pool.clone());
+        let allowed = if role == Role::Agent { config.first_streams.min(config.max_streams) } else { 0 };
         Self {
             role,
             id,
@@ -378,7 +387,7 @@ impl Session {
             flows_begun: 0,
             flows_overtaken: std::collections::BTreeSet::new(),
             flow_closes: HashMap::new(),
-            datagrams: Pool::new(SESSION_QUEUED),
+            datagrams: config.datagrams.part(SESSION_QUEUED),
             lanes: Vec::new(),
             total: Total::default(),
             again: Budget::new(now),
@@ -420,9 +429,13 @@ impl Session {
 
     /// Reserves what the session must have; false where the pools are too full.
     fn reserve_floors(&mut self) -> bool {
-        let send = SEND_FLOOR.min(self.sending.limit() / 4);
+        let send = self.send_floor();
         let receive = self.allowed * self.config.initial_credit;
-        self.sending.try_reserve(send) && self.received.try_reserve(receive as usize)
+        self.sending.try_reserve_floor(send) && self.received.try_reserve_floor(receive as usize)
+    }
+
+    fn send_floor(&self) -> usize {
+        self.config.send_floor.min(self.sending.limit() / 4)
     }
 
     /// What happened since the last call, oldest first.
@@ -498,10 +511,7 @@ impl Session {
     fn widen_first_window(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key.0) else { return };
         let more = self.config.first_window.saturating_sub(stream.recv.window());
-        if more == 0
-            || self.received.free() < self.received.limit() / 2
-            || !self.received.try_reserve(more as usize)
-        {
+        if more == 0 || !self.received.is_plenty() || !self.received.try_reserve(more as usize) {
             return;
         }
         stream.recv.grow_window(more);
@@ -516,7 +526,7 @@ impl Session {
     /// The status with which the stream was reset; [`Status::Aborted`] for one that is finished or gone.
     pub fn writable(&mut self, key: StreamKey) -> Result<usize, Status> {
         let room = self.send_room();
-        let reserve = self.sending.limit() / 8;
+        let reserve = self.sending.reserve();
         let stream = self.streams.get_mut(key.0).ok_or(Status::Aborted)?;
         if let Some(status) = stream.reset_in {
             return Err(status);
@@ -580,7 +590,7 @@ impl Session {
             return;
         }
         self.send_held -= bytes;
-        let keep = self.send_held.max(SEND_FLOOR.min(self.sending.limit() / 4));
+        let keep = self.send_held.max(self.send_floor());
         let surplus = self.sending.held().saturating_sub(keep);
         self.sending.release(surplus);
         self.wake_write_waiters();
@@ -786,7 +796,7 @@ impl Session {
         if open * 2 >= self.allowed && self.allowed < self.config.max_streams {
             let more = self.allowed.min(self.config.max_streams - self.allowed);
             let bytes = (more * self.config.initial_credit) as usize;
-            if bytes <= self.received.free().saturating_sub(self.received.limit() / 8)
+            if bytes <= self.received.free().saturating_sub(self.received.reserve())
                 && self.received.try_reserve(bytes)
             {
                 self.allowed += more;
@@ -803,7 +813,7 @@ impl Session {
     /// What many streams at a time made necessary is given back as they end, by not renewing it.
     fn lower_allowed(&mut self) {
         let open = self.peer_begun - self.peer_over;
-        if self.allowed > FIRST_STREAMS && open * 4 < self.allowed {
+        if self.allowed > self.config.first_streams && open * 4 < self.allowed {
             self.allowed -= 1;
             self.received.release(self.config.initial_credit as usize);
         }

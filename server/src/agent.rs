@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use relay_dial::{Dialer, Flows, Resolver};
 use relay_observe::Ledger;
-use relay_tunnel::{Activity, AgentConfig, Incoming};
+use relay_tunnel::{Activity, AgentConfig, Incoming, Turns};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -40,6 +40,8 @@ pub struct Shared {
     pub limits: Limits,
     /// All sessions.
     pub sessions: relay_tunnel::Agent,
+    /// Where direct streams are run: who opens them can't be told apart.
+    pub direct: Turns,
     /// Every connection's task. Awaited at the end.
     pub tasks: TaskTracker,
     /// Nothing new may begin.
@@ -146,6 +148,9 @@ impl Agent {
         let config = AgentConfig {
             session_life: settings.session_life,
             max_sessions: settings.max_sessions,
+            fair: settings.shared,
+            // Some beyond the limit get through, so that they are answered with its status instead of kept waiting.
+            max_streams: settings.max_streams().saturating_add(settings.max_streams() / 8 + 16),
             ping: settings.ping,
             dead_after: settings.dead_after,
             ..AgentConfig::default()
@@ -163,6 +168,7 @@ impl Agent {
             denials: Seldom::new(Instant::now()),
             limits,
             sessions,
+            direct: if settings.shared { Turns::together() } else { Turns::none() },
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             abort: CancellationToken::new(),

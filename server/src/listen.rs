@@ -100,7 +100,7 @@ pub async fn accept(listener: TcpListener, shared: Arc<Shared>, greeting: Arc<Se
                         let greeted = timeout(shared.limits.greeting, greet(&client, &shared)).await;
                         drop(permit);
                         match greeted {
-                            Ok(Ok(greeting)) => serve(client, greeting, &shared).await,
+                            Ok(Ok(greeting)) => serve(client, greeting, shared).await,
                             Ok(Err(error)) => trace!(%error, "connection gone before its header"),
                             Err(_) => debug!("no whole header in time: connection closed"),
                         }
@@ -163,7 +163,7 @@ async fn greet(client: &TcpStream, shared: &Shared) -> io::Result<Greeting> {
     }
 }
 
-async fn serve(client: TcpStream, greeting: Greeting, shared: &Shared) {
+async fn serve(client: TcpStream, greeting: Greeting, shared: Arc<Shared>) {
     match greeting {
         Greeting::Nothing => {}
         Greeting::Lane(read) => {
@@ -179,8 +179,12 @@ async fn serve(client: TcpStream, greeting: Greeting, shared: &Shared) {
         }
         Greeting::Malformed(code) => direct::refuse(client, code).await,
         Greeting::Direct(request, early) => {
-            let _busy = shared.enter();
-            direct::serve(client, request, early, shared).await;
+            let turns = shared.direct.clone();
+            let stream = async move {
+                let _busy = shared.enter();
+                direct::serve(client, request, early, &shared).await;
+            };
+            turns.run(stream).await;
         }
     }
 }

@@ -40,7 +40,12 @@ fn main() -> ExitCode {
     log::start(settings.verbosity);
     raise_file_limit();
     // One thread: the agent copies bytes, and a second one would cost memory in every pod.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    if settings.shared {
+        // Who has little to do waits for no more than this many turns of others until his sockets are looked at.
+        runtime.event_interval(8);
+    }
+    let runtime = runtime.enable_all().build();
     let result = runtime.context("no runtime").and_then(|runtime| runtime.block_on(run(&settings)));
     match result {
         Ok(code) => code,

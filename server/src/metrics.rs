@@ -65,6 +65,7 @@ fn page(shared: &Shared) -> String {
         .sessions
         .pools()
         .into_iter()
+        .filter(|(_, pool)| pool.limit() < usize::MAX)
         .map(|(name, pool)| (name, pool.used() as u64, pool.limit() as u64))
         .collect();
     memory.push(("kernel", kernel.0 as u64, kernel.1 as u64));

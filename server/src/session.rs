@@ -16,13 +16,13 @@ use crate::agent::Shared;
 /// Serves what clients open, until no session can come any more.
 pub async fn serve(mut incoming: mpsc::Receiver<Incoming>, shared: Arc<Shared>) {
     while let Some(opened) = incoming.recv().await {
-        let shared = shared.clone();
-        shared.tasks.clone().spawn(async move {
+        let (turns, shared) = (opened.turns(), shared.clone());
+        turns.spawn(shared.tasks.clone().track_future(async move {
             match opened {
                 Incoming::Stream(stream) => tcp(stream, &shared).await,
                 Incoming::Flow(flow) => udp(flow, &shared).await,
             }
-        });
+        }));
     }
 }
 

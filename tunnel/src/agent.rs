@@ -20,11 +20,16 @@ use crate::flow::TunnelFlow;
 use crate::lane::{self, Joined, LaneIo, ReadBuffer};
 use crate::shared::{Notice, Shared};
 use crate::stream::TunnelStream;
+use crate::turns::Turns;
 
 /// Time limit for a whole hello, and for the whole header of a stream.
 const HELLO: Duration = Duration::from_secs(10);
 /// Streams and flows that wait to be taken; when it is full, each further one waits in a task of its own.
 const INCOMING: usize = 1_024;
+/// What the queued datagrams of all sessions may take where many share the agent, in bytes.
+const DATAGRAMS: usize = 16 << 20;
+/// The initial credit of a stream where memory is plenty, and where it isn't, in bytes.
+const CREDIT: [u64; 2] = [16 << 10, 4 << 10];
 /// How long the lanes of a session that has ended may take to leave.
 const LEAVE: Duration = Duration::from_secs(1);
 
@@ -35,6 +40,8 @@ pub struct AgentConfig {
     pub session_life: Duration,
     /// Most sessions at a time; a further one is refused with [`Status::TooManyStreams`].
     pub max_sessions: usize,
+    /// No session has more of the pools than it leaves to others.
+    pub fair: bool,
     /// Most streams of a session at a time.
     pub max_streams: usize,
     /// Most flows of a session at a time; the one quiet for longest makes room.
@@ -55,6 +62,7 @@ impl Default for AgentConfig {
         Self {
             session_life: core.life,
             max_sessions: 256,
+            fair: false,
             max_streams: core.max_streams as usize,
             max_flows: core.max_flows,
             receive_pool: core.receive_pool,
@@ -69,6 +77,8 @@ impl AgentConfig {
     fn core(&self) -> Config {
         Config {
             life: self.session_life,
+            fair: self.fair,
+            datagrams: Pool::new(if self.fair { DATAGRAMS } else { usize::MAX }),
             max_streams: self.max_streams as u64,
             max_flows: self.max_flows,
             receive_pool: self.receive_pool.clone(),
@@ -96,6 +106,16 @@ pub enum Incoming {
     Stream(TunnelStream),
     /// A UDP association.
     Flow(TunnelFlow),
+}
+
+impl Incoming {
+    /// Where its session's tasks are run.
+    pub fn turns(&self) -> Turns {
+        match self {
+            Self::Stream(stream) => stream.turns(),
+            Self::Flow(flow) => flow.turns(),
+        }
+    }
 }
 
 /// Why a lane is over, where its session isn't the reason.
@@ -154,9 +174,9 @@ impl Agent {
     }
 
     /// The pools that the sessions share, by name.
-    pub fn pools(&self) -> [(&'static str, &Pool); 2] {
+    pub fn pools(&self) -> [(&'static str, &Pool); 3] {
         let config = &self.0.config;
-        [("receive", &config.receive_pool), ("send", &config.send_pool)]
+        [("receive", &config.receive_pool), ("send", &config.send_pool), ("datagrams", &config.datagrams)]
     }
 
     /// Serves one lane until it ends. `early` is what was read from the transport so far.
@@ -203,7 +223,8 @@ impl Agent {
             let _ = write.shutdown().await;
             return Err(LaneError::Refused(welcome.status));
         };
-        lane::run(joined, read, write, ReadBuffer::new(&early[len..])).await;
+        let (turns, buffer) = (joined.turns(), ReadBuffer::new(&early[len..]));
+        turns.run(lane::run(joined, read, write, buffer)).await;
         Ok(())
     }
 
@@ -259,10 +280,11 @@ impl Registry {
             return (Welcome::refusal(Status::TooManyStreams, self.instance), None);
         }
         let now = tokio::time::Instant::now().into_std();
-        match Core::agent(self.config.clone(), hello, self.instance, now) {
+        match Core::agent(self.newcomer(sessions.len()), hello, self.instance, now) {
             Err(refusal) => (refusal, None),
             Ok((core, welcome)) => {
-                let shared = Shared::new(core);
+                let turns = if self.config.fair { Turns::together() } else { Turns::none() };
+                let shared = Shared::new(core, turns);
                 sessions.insert(hello.session, shared.clone());
                 self.activity.send_modify(|activity| activity.sessions += 1);
                 tokio::spawn(shared.clone().run_timer());
@@ -270,6 +292,26 @@ impl Registry {
                 (welcome, Some(shared))
             }
         }
+    }
+
+    /// What the next session gets, as one more than `sessions`. Where many share the agent, everybody who may still come
+    /// finds a floor: a quarter of a pool is for nothing else, and of what is free beyond that a newcomer gets a part.
+    fn newcomer(&self, sessions: usize) -> Config {
+        let mut config = self.config.clone();
+        if config.fair {
+            let to_come = self.max_sessions.saturating_sub(sessions);
+            let part = |pool: &Pool| {
+                let least = pool.limit() / 4 / self.max_sessions;
+                least + pool.free().saturating_sub(least * to_come) / 32
+            };
+            config.send_floor = part(&config.send_pool).min(config.send_floor);
+            let receive = part(&config.receive_pool) as u64;
+            let [plenty, scarce] = CREDIT;
+            config.initial_credit =
+                if receive >= config.first_streams / 2 * plenty { plenty } else { scarce };
+            config.first_streams = (receive / config.initial_credit).clamp(1, config.first_streams);
+        }
+        config
     }
 
     /// Serves a session until it has ended and its lanes have left.
@@ -288,6 +330,7 @@ impl Registry {
         })
         .await;
         shared.stop.cancel();
+        shared.turns.close();
         self.activity.send_modify(|activity| {
             activity.sessions -= 1;
             activity.goodbyes += usize::from(status == Status::Ok);
@@ -310,8 +353,8 @@ impl Registry {
     }
 
     fn opened(&self, shared: &Arc<Shared>, key: StreamKey) {
-        let (shared, incoming) = (shared.clone(), self.incoming.clone());
-        tokio::spawn(async move {
+        let (turns, shared, incoming) = (shared.turns.clone(), shared.clone(), self.incoming.clone());
+        turns.spawn(async move {
             match timeout(HELLO, read_header(&shared, key)).await {
                 Ok(Ok(header)) => {
                     let stream = TunnelStream::new(shared, key, header, false);

@@ -20,6 +20,7 @@ use crate::flow::TunnelFlow;
 use crate::lane::{self, Joined, LaneIo, ReadBuffer};
 use crate::shared::{Notice, Shared};
 use crate::stream::TunnelStream;
+use crate::turns::Turns;
 
 /// How often the clocks are compared and the number of lanes is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -164,7 +165,7 @@ impl Session {
         let random = getrandom::fill(&mut id).and_then(|()| getrandom::fill(&mut secret));
         let core = Core::client(config.core(), SessionId(id), Secret(secret), Instant::now().into_std());
         let (sender, state) = watch::channel(State::Connecting { reason: None });
-        let shared = Shared::new(core);
+        let shared = Shared::new(core, Turns::none());
         if let Err(error) = random {
             shared.with(|state, _| {
                 state.session.abandon(Status::Unknown, &format!("no random numbers: {error}"));

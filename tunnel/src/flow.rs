@@ -10,6 +10,7 @@ use relay_protocol::session::{FlowKey, Session};
 use relay_protocol::{Header, Status};
 
 use crate::shared::Shared;
+use crate::turns::Turns;
 
 /// The flow is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +48,10 @@ impl TunnelFlow {
     /// Which session it belongs to.
     pub fn session(&self) -> SessionId {
         self.shared.peek(Session::id)
+    }
+
+    pub(crate) fn turns(&self) -> Turns {
+        self.shared.turns.clone()
     }
 
     /// Its number within the session, if it has one yet.

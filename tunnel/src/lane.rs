@@ -12,6 +12,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 
 use crate::shared::Shared;
+use crate::turns::{self, Turns};
 
 /// A transport: two halves that don't wait for each other.
 pub trait LaneIo: Send + 'static {
@@ -55,6 +56,8 @@ where
     }
 }
 
+/// A reader that never has to wait lets others go first after so many bytes.
+const PAUSE: usize = 256 << 10;
 /// How long the last bytes of a lane may take to leave.
 const LINGER: Duration = Duration::from_secs(1);
 /// Room for a whole frame behind a whole read.
@@ -100,6 +103,11 @@ impl Joined {
     pub(crate) fn new(shared: Arc<Shared>, id: u64) -> Self {
         Self { shared, id }
     }
+
+    /// Where the lane is to be run.
+    pub(crate) fn turns(&self) -> Turns {
+        self.shared.turns.clone()
+    }
 }
 
 impl Drop for Joined {
@@ -119,6 +127,7 @@ where
     let (shared, id) = (joined.shared.clone(), joined.id);
     let (work, over) = shared.register_lane(id);
     let reader = async {
+        let mut unpaused = 0;
         loop {
             let taken = shared
                 .with(|state, now| state.session.receive(id, &buffer.bytes[buffer.start..buffer.end], now));
@@ -129,7 +138,11 @@ where
             }
             match buffer.fill(&mut read).await {
                 Ok(0) | Err(_) => return,
-                Ok(_) => {}
+                Ok(len) => unpaused += len,
+            }
+            if unpaused >= PAUSE {
+                unpaused = 0;
+                turns::pause().await;
             }
         }
     };

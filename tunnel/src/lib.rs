@@ -12,6 +12,7 @@ mod lane;
 mod shared;
 mod splice;
 mod stream;
+mod turns;
 
 pub use agent::{Activity, Agent, AgentConfig, Incoming, LaneError};
 pub use client::{ClientConfig, DialError, Dialer, Session, State};
@@ -20,3 +21,4 @@ pub use lane::LaneIo;
 pub use relay_protocol::pool::Pool;
 pub use splice::{SpliceEnd, SpliceReport, abort, splice, splice_tuned};
 pub use stream::{StreamReset, TunnelStream};
+pub use turns::Turns;

@@ -10,6 +10,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::turns::Turns;
+
 /// What the owner of a session wants to know of its events.
 pub(crate) enum Notice {
     Opened(StreamKey),
@@ -94,10 +96,12 @@ pub(crate) struct Shared {
     idle: Notify,
     /// Ends the timer and all lanes.
     pub(crate) stop: CancellationToken,
+    /// Where what belongs to the session is run.
+    pub(crate) turns: Turns,
 }
 
 impl Shared {
-    pub(crate) fn new(session: Session) -> Arc<Self> {
+    pub(crate) fn new(session: Session, turns: Turns) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 session,
@@ -112,6 +116,7 @@ impl Shared {
             owner: Notify::new(),
             idle: Notify::new(),
             stop: CancellationToken::new(),
+            turns,
         })
     }
 

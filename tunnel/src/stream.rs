@@ -16,6 +16,7 @@ use relay_protocol::{Header, Status};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::shared::{Shared, State};
+use crate::turns::Turns;
 
 /// The stream was reset: by the other end, by this one, or because the session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,6 +88,10 @@ impl TunnelStream {
     /// Which session it belongs to.
     pub fn session(&self) -> SessionId {
         self.shared.peek(Session::id)
+    }
+
+    pub(crate) fn turns(&self) -> Turns {
+        self.shared.turns.clone()
     }
 
     /// Its number within the session, if it has one yet.
