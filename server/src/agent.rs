@@ -42,6 +42,8 @@ pub struct Shared {
     pub sessions: relay_tunnel::Agent,
     /// Where direct streams are run: who opens them can't be told apart.
     pub direct: Turns,
+    /// Held once by every lane.
+    pub lanes: Arc<()>,
     /// Every connection's task. Awaited at the end.
     pub tasks: TaskTracker,
     /// Nothing new may begin.
@@ -169,6 +171,7 @@ impl Agent {
             limits,
             sessions,
             direct: if settings.shared { Turns::together() } else { Turns::none() },
+            lanes: Arc::new(()),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             abort: CancellationToken::new(),

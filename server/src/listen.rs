@@ -24,8 +24,11 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The first byte of a lane: `R`.
 const LANE: u8 = 0x52;
-/// What the kernel may hold of a lane in each direction, in bytes; it doubles what it is told.
+/// What the kernel may hold of a lane in each direction, in bytes; it doubles what it is told. Of more than sixteen lanes,
+/// new ones get smaller parts of what sixteen may have.
 const LANE_BUFFER: usize = 512 << 10;
+const LEAST_LANE_BUFFER: usize = 64 << 10;
+const LANE_BUFFERS: usize = 16 * LANE_BUFFER;
 /// How often another free port is tried until one is free in both families.
 const TRIES: usize = 16;
 
@@ -168,8 +171,10 @@ async fn serve(client: TcpStream, greeting: Greeting, shared: Arc<Shared>) {
         Greeting::Nothing => {}
         Greeting::Lane(read) => {
             // A refusal leaves the kernel's own sizes, which work as well.
-            let _ = SockRef::from(&client).set_recv_buffer_size(LANE_BUFFER);
-            let _ = SockRef::from(&client).set_send_buffer_size(LANE_BUFFER);
+            let lane = shared.lanes.clone();
+            let size = (LANE_BUFFERS / Arc::strong_count(&lane)).clamp(LEAST_LANE_BUFFER, LANE_BUFFER);
+            let _ = SockRef::from(&client).set_recv_buffer_size(size);
+            let _ = SockRef::from(&client).set_send_buffer_size(size);
             if let Err(error) = shared.sessions.serve_lane(client, read).await {
                 if matches!(error, LaneError::Refused(Status::TooManyStreams)) {
                     shared.ledger.metrics.session_refused();

@@ -16,8 +16,8 @@ use crate::session::{client, to};
 use crate::support::*;
 
 /// A client of which a test sees every byte: a session and one connection, by hand.
-struct ByHand {
-    session: Session,
+pub(crate) struct ByHand {
+    pub(crate) session: Session,
     lane: u64,
     socket: TcpStream,
     unread: Vec<u8>,
@@ -57,7 +57,7 @@ impl ByHand {
     }
 
     /// Creates a session; its hello, too.
-    async fn create(agent: &Running, mut session: Session) -> (Self, Vec<u8>) {
+    pub(crate) async fn create(agent: &Running, mut session: Session) -> (Self, Vec<u8>) {
         let (lane, hello) = session.next_hello();
         let hello = hello.encode();
         let (socket, welcome) = greet(agent, &hello).await;
@@ -76,7 +76,7 @@ impl ByHand {
         hello
     }
 
-    async fn send(&mut self) {
+    pub(crate) async fn send(&mut self) {
         let mut out = Vec::new();
         while self.session.has_work(self.lane, now()) {
             self.session.transmit(self.lane, now(), &mut out);

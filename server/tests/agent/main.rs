@@ -4,6 +4,7 @@
 
 mod direct;
 mod ends;
+mod flood;
 mod greeting;
 mod hostile;
 mod limits;

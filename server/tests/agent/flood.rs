@@ -1,0 +1,149 @@
+//! A user who takes all he can get of a shared agent, and one who wants a little.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use relay_protocol::Protocol::{Tcp, Udp};
+use relay_protocol::hello::{Secret, SessionId};
+use relay_protocol::session::{Config, Session};
+use relay_server::settings::{Limits, Settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::time::timeout;
+
+use crate::hostile::ByHand;
+use crate::observe::scrape;
+use crate::session::{client, to};
+use crate::support::*;
+
+async fn shared() -> Running {
+    Running::with(Settings { shared: true, ..local() }, Limits::default(), names(0, &[])).await
+}
+
+/// Which part of a pool is taken.
+async fn taken(agent: &Running, pool: &str) -> f64 {
+    let samples = scrape(agent).await;
+    samples[&format!("relay_agent_memory_bytes{{pool=\"{pool}\"}}")]
+        / samples[&format!("relay_agent_memory_limit_bytes{{pool=\"{pool}\"}}")]
+}
+
+/// Which part is taken when it has become no more for a while.
+async fn settled(agent: &Running, pool: &str) -> f64 {
+    let mut before = taken(agent, pool).await;
+    loop {
+        // Nothing tells that nothing moves any more.
+        let _ = timeout(Duration::from_millis(500), std::future::pending::<()>()).await;
+        let now = taken(agent, pool).await;
+        if now <= before {
+            return now;
+        }
+        before = now;
+    }
+}
+
+/// What everybody may expect: a session, much both ways, and the end.
+async fn is_served(agent: &Running) {
+    let session = client(agent);
+    let stream = session.open(to(Tcp, "127.0.0.1", echo().await.port())).await.unwrap();
+    stream.opened().await.unwrap();
+    let (mut read, mut write) = tokio::io::split(stream);
+    let bytes = pattern(4 << 20);
+    let mut got = Vec::new();
+    let send = async {
+        write.write_all(&bytes).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let both = async { tokio::join!(send, read.read_to_end(&mut got)).1.unwrap() };
+    timeout(Duration::from_secs(60), both).await.unwrap();
+    assert!(got == bytes);
+}
+
+/// Accepts and neither reads nor ends.
+fn swallow(listener: TcpListener) {
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            kept.push(socket);
+        }
+    });
+}
+
+#[tokio::test]
+async fn uploads_that_nobody_takes_fill_half_of_the_memory_at_most() {
+    let agent = shared().await;
+    let (listener, address) = target().await;
+    swallow(listener);
+    let greedy = client(&agent);
+    let mut uploads = Vec::new();
+    for _ in 0..800 {
+        let greedy = greedy.clone();
+        uploads.push(tokio::spawn(async move {
+            // Some wait for ever: the agent has no memory for more of this session's.
+            let mut stream = greedy.open(to(Tcp, "127.0.0.1", address.port())).await.unwrap();
+            while stream.write_all(&[7; 65_536]).await.is_ok() {}
+        }));
+    }
+    let greedy_part = settled(&agent, "receive").await;
+    println!("{greedy_part:.3} of the pool");
+    assert!((0.3..0.51).contains(&greedy_part), "{greedy_part}");
+    is_served(&agent).await;
+    uploads.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn downloads_that_nobody_takes_fill_half_of_the_memory_at_most() {
+    let agent = shared().await;
+    let (listener, address) = target().await;
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move { while socket.write_all(&[7; 65_536]).await.is_ok() {} });
+        }
+    });
+    // Much credit, and a connection from which nothing is read.
+    let config = Config { initial_credit: 1 << 20, ..Config::client() };
+    let session = Session::client(config, SessionId([1; 16]), Secret([2; 32]), std::time::Instant::now());
+    let (mut greedy, _) = ByHand::create(&agent, session).await;
+    let mut header = Vec::new();
+    to(Tcp, "127.0.0.1", address.port()).encode(&mut header);
+    let header = Bytes::from(header);
+    for _ in 0..64 {
+        let key = greedy.session.open().unwrap();
+        assert_eq!(greedy.session.write(key, &header), Ok(header.len()));
+        greedy.send().await;
+    }
+    let greedy_part = settled(&agent, "send").await;
+    println!("{greedy_part:.3} of the pool");
+    assert!((0.3..0.51).contains(&greedy_part), "{greedy_part}");
+    is_served(&agent).await;
+}
+
+#[tokio::test]
+async fn connections_flows_and_dials_without_end_leave_others_alone() {
+    let connect = Duration::from_secs(3600);
+    let limits = Limits { dial: relay_dial::Limits { connect, ..Default::default() }, ..Limits::default() };
+    let agent = Running::with(Settings { shared: true, ..local() }, limits, names(0, &[])).await;
+    let (hole, _hole) = black_hole().await;
+    let greedy = client(&agent);
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (mut kept, mut dialling) = (Vec::new(), Vec::new());
+    for _ in 0..800 {
+        let greedy_too = greedy.clone();
+        dialling.push(tokio::spawn(async move {
+            // As above; whoever gets through keeps its place until the test ends.
+            let stream = greedy_too.open(to(Tcp, "127.0.0.1", hole.port())).await.unwrap();
+            let _ = stream.opened().await;
+        }));
+        let flow = greedy.open_flow(to(Udp, "127.0.0.1", udp.local_addr().unwrap().port())).await.unwrap();
+        flow.send(Bytes::from_static(b"x")).unwrap();
+        kept.push(flow);
+    }
+    // All places but one for connections that say nothing.
+    let mut silent = Vec::new();
+    for _ in 1..Limits::default().greeting_connections {
+        silent.push(agent.connect().await);
+    }
+    is_served(&agent).await;
+    let dials = scrape(&agent).await["relay_agent_streams"];
+    assert!(dials >= 200.0, "the agent was not tried: {dials}");
+    dialling.iter().for_each(tokio::task::JoinHandle::abort);
+}
