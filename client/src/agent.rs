@@ -5,6 +5,7 @@ pub mod borrow;
 pub mod diagnosis;
 pub mod embedded;
 pub mod farewell;
+pub mod found;
 pub mod identity;
 pub mod jobs;
 pub mod launch;

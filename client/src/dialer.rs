@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     agent::{launch::LaunchError, spec::AGENT_PORT},
     cli::args::TransportArg,
-    cluster::rbac::role_for,
+    cluster::rbac::{role_for, shared_role_for},
 };
 
 /// A dial that is given up after this long, or later, says that nothing answers.
@@ -129,8 +129,8 @@ pub fn node_away(error: &TransportError) -> NodeAway {
 }
 
 /// The end of a run whose first lane is refused, if `error` is such a refusal. An answer that speaks of trouble on the
-/// server's side, or of too many requests, is none.
-pub fn final_refusal(error: &TransportError) -> Option<LaunchError> {
+/// server's side, or of too many requests, is none. With a shared agent another Role would do.
+pub fn final_refusal(error: &TransportError, is_shared: bool) -> Option<LaunchError> {
     match error {
         _ if error.is_retryable() => None,
         TransportError::Forbidden { verbs, namespace, .. } => {
@@ -139,7 +139,12 @@ pub fn final_refusal(error: &TransportError) -> Option<LaunchError> {
                 message: error.to_string(),
                 hint: format!(
                     "ask for this Role, bound to you:\n{}",
-                    role_for(Some(namespace), "", "pods/portforward", &verb).trim_end()
+                    if is_shared {
+                        shared_role_for(namespace, "pods/portforward", &verb)
+                    } else {
+                        role_for(Some(namespace), "", "pods/portforward", &verb)
+                    }
+                    .trim_end()
                 ),
             })
         }

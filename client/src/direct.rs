@@ -123,7 +123,7 @@ impl Direct {
         forwards: &[&Forward],
     ) -> Option<Error> {
         // What a patch makes of the pod is whose patch it is.
-        let is_own_fault = wanted.patch.is_some() && !error.is_refusal();
+        let is_own_fault = wanted.pod.patch.is_some() && !error.is_refusal();
         if wanted.source != AgentSource::Auto || !error.is_for_want_of_leave() || is_own_fault {
             return Some(error.into());
         }

@@ -88,7 +88,8 @@ impl<'a> Attempt<'a> {
     /// The agent, whose pod runs now.
     pub(super) fn running(self, Placed { pod, uid, node }: Placed) -> Running {
         self.launcher.output.waiting("connecting to the agent");
-        Running { job: self.name, pod, uid, node, pods: self.pods }
+        let namespace = self.launcher.namespace.clone();
+        Running { job: Some(self.name), namespace, pod, uid, node, pods: self.pods }
     }
 
     /// Removes what was created; gives the error that was the reason.

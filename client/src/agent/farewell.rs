@@ -65,9 +65,11 @@ impl Farewell {
             } else {
                 self.session.close(GOODBYE).await;
             }
-            if let Err(error) = self.jobs.remove(&self.agent.job).await {
+            if let Some(job) = &self.agent.job
+                && let Err(error) = self.jobs.remove(job).await
+            {
                 // What could not be removed now is tried again when the run ends.
-                tracing::info!(%error, job = self.agent.job, "former agent's Job not removed");
+                tracing::info!(%error, job, "former agent's Job not removed");
             }
         });
     }

@@ -173,6 +173,11 @@ impl Jobs {
         gone(made(call, self.limit, self.config_maps.delete(name, &DeleteParams::default())).await)
     }
 
+    /// Whether this run has Jobs.
+    pub async fn has_made_any(&self) -> bool {
+        !self.made.lock().await.is_empty()
+    }
+
     /// Removes every Job of this run, all at once: none waits for the creation of another.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use super::{
     borrow::{Borrowed, images_in_use},
     diagnosis::{self, Other, PodState, Trouble},
     embedded::{self, Embedded},
+    found::Finder,
     identity::{Owner, job_name},
     jobs::Jobs,
     patch::PatchError,
@@ -49,12 +50,16 @@ pub struct Launcher {
     pub targets: Vec<(String, TargetPods)>,
     /// The images that a carried agent was started under: the next ones are started so too.
     pub borrowed: Arc<Mutex<Vec<Borrowed>>>,
+    /// Looks for a shared agent.
+    pub shared: Finder,
 }
 
 /// A running agent.
 pub struct Running {
-    /// Its Job.
-    pub job: String,
+    /// Its Job; `None`: it is shared, and not this run's to remove.
+    pub job: Option<String>,
+    /// Its namespace.
+    pub namespace: String,
     /// Its pod.
     pub pod: String,
     /// The pod's uid: a session is tied to it.
@@ -117,6 +122,22 @@ pub enum LaunchError {
     /// There is no image for an agent without one.
     #[error("no pod runs in namespace \"{0}\" whose image the agent could be started under")]
     NoImage(String),
+    /// There is no shared agent where one was looked for.
+    #[error("there is no shared agent in namespace {}{}", quoted(namespaces), denied.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
+    NoShared {
+        /// Where was looked.
+        namespaces: Vec<String>,
+        /// Why it might be there all the same.
+        denied: Option<ApiError>,
+    },
+    /// The shared agent has no pod that is ready.
+    #[error("no pod of the shared agent in namespace \"{namespace}\" is ready after {}", crate::cli::duration::show_duration(*waited))]
+    SharedNotReady {
+        /// Where it is.
+        namespace: String,
+        /// `--pod-running-timeout`.
+        waited: Duration,
+    },
     /// The system gives no random numbers.
     #[error("the system has no randomness to give: {0}")]
     Random(#[from] getrandom::Error),
@@ -124,6 +145,10 @@ pub enum LaunchError {
 
 fn because(trouble: Option<&Trouble>) -> String {
     trouble.map(|trouble| format!(": {}", trouble.what)).unwrap_or_default()
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" or ")
 }
 
 impl From<PatchError> for LaunchError {
@@ -157,6 +182,14 @@ impl LaunchError {
             Self::NoImage(_) => {
                 "name any image that the nodes have or can pull: --agent-source embedded --server.image IMAGE".into()
             }
+            Self::NoShared { denied: Some(error), .. } => error.shared_hint(),
+            Self::NoShared { denied: None, .. } => {
+                "an administrator makes one with kubectl relay agent install; --server.namespace names where it is"
+                    .into()
+            }
+            Self::SharedNotReady { namespace, .. } => {
+                format!("see why with kubectl relay agent status -n {namespace}")
+            }
             Self::Random(_) => "wait until the system has started completely".into(),
         }
     }
@@ -165,7 +198,9 @@ impl LaunchError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::PortForward { .. } | Self::Api(ApiError::Denied { .. } | ApiError::Unauthorized { .. })
+            Self::PortForward { .. }
+                | Self::Api(ApiError::Denied { .. } | ApiError::Unauthorized { .. })
+                | Self::NoShared { denied: Some(_), .. }
         )
     }
 
@@ -187,26 +222,49 @@ impl LaunchError {
         match self {
             // A credential plugin may need the network that is away.
             Self::Api(error) => error.is_transient() || matches!(error, ApiError::Credentials { .. }),
-            Self::TimedOut { .. } | Self::Unreached { .. } => true,
+            Self::TimedOut { .. }
+            | Self::Unreached { .. }
+            | Self::NoShared { denied: None, .. }
+            | Self::SharedNotReady { .. } => true,
             _ => false,
         }
     }
 }
 
 impl Launcher {
-    /// Starts an agent and waits until it runs, on another node than `avoid` if there is one. What was created is
-    /// removed again when that fails.
+    /// Gives an agent that runs, on another node than `avoid` if there is one: a pod of the shared agent, or one that is
+    /// started and waited for. What was created is removed again when that fails.
     ///
     /// # Errors
     /// See [`LaunchError`].
     pub async fn launch(&self, avoid: Option<&str>) -> Result<Running, LaunchError> {
+        let found = match self.settings.source {
+            AgentSource::Shared => self.shared.find(avoid, self.timeout).await.map(Some)?,
+            AgentSource::Auto => self.shared.find_if_any(avoid).await?,
+            AgentSource::Image | AgentSource::Embedded | AgentSource::None => None,
+        };
+        match found {
+            Some(found) => {
+                tracing::info!(pod = found.pod, namespace = found.namespace, "the shared agent is used");
+                if self.settings.source == AgentSource::Auto && self.shared.is_news() {
+                    let namespace = &found.namespace;
+                    self.output.note(&format!("going through the shared agent in namespace \"{namespace}\""));
+                }
+                Ok(found)
+            }
+            None => self.start(avoid).await,
+        }
+    }
+
+    /// Starts an agent of this run's own.
+    async fn start(&self, avoid: Option<&str>) -> Result<Running, LaunchError> {
         let has_fallen_back = !self.borrowed.lock().await.is_empty();
         match self.settings.source {
             AgentSource::Auto if self.embedded.is_empty() => self.start_image(avoid).await,
             AgentSource::Auto if !has_fallen_back => self.start_either(avoid).await,
             AgentSource::Image => self.start_image(avoid).await,
             AgentSource::None => Err(LaunchError::NotWanted),
-            AgentSource::Embedded | AgentSource::Auto => {
+            AgentSource::Embedded | AgentSource::Auto | AgentSource::Shared => {
                 let images = self.images().await?;
                 self.start_embedded(&images, avoid).await
             }
@@ -285,7 +343,7 @@ impl Launcher {
             return Err(LaunchError::NotEmbedded);
         }
         if self.settings.source == AgentSource::Embedded
-            && let Some(image) = &self.settings.image
+            && let Some(image) = &self.settings.pod.image
         {
             return Ok(vec![Borrowed { image: image.clone(), pull_secrets: vec![], node: None, of: None }]);
         }
@@ -324,6 +382,11 @@ pub enum Fate {
 }
 
 impl Running {
+    /// Whether others use it too.
+    pub fn is_shared(&self) -> bool {
+        self.job.is_none()
+    }
+
     /// The pod's fate, if it has met one.
     pub fn fate(&self) -> Option<Fate> {
         let snapshot = self.pods.snapshot();

@@ -1,7 +1,7 @@
 //! The agent's Job: what Pod Security "restricted" asks for, the user's settings, their patch, and last what the
 //! agent cannot do without.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::batch::v1::Job;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::cli::{
     duration::show_duration,
-    settings::{AgentSettings, default_image},
+    settings::{AgentSettings, PodSettings, default_image},
 };
 
 /// The agent's port on its pod's loopback.
@@ -24,7 +24,7 @@ pub const CONTAINER: &str = "agent";
 /// The volume with a carried agent's program.
 pub const VOLUME: &str = "relay-agent";
 /// The agent's program in its container.
-const PROGRAM: &str = "/relay-server";
+pub(crate) const PROGRAM: &str = "/relay-server";
 /// The agent's buffers are made for this much memory.
 const MEMORY_LIMIT: &str = "128Mi";
 
@@ -49,7 +49,7 @@ pub fn job(
     avoid: Option<&str>,
     program: Program<'_>,
 ) -> Result<Job, PatchError> {
-    let mut template = default_template(settings, program);
+    let mut template = default_template(&settings.pod, settings.drain_grace, program);
     let near = match program {
         Program::Image => None,
         Program::Carried(_, borrowed) => borrowed.node.as_deref(),
@@ -57,11 +57,11 @@ pub fn job(
     if let Some(affinity) = affinity(avoid, near) {
         template["spec"]["affinity"] = affinity;
     }
-    if let Some(user_patch) = &settings.patch {
+    if let Some(user_patch) = &settings.pod.patch {
         template = patch::apply(template, user_patch)?;
     }
     template = patch::apply(template, &required(settings, owner))?;
-    template = patch::apply(template, &required_program(name, settings, program))?;
+    template = patch::apply(template, &required_program(name, &settings.pod, program))?;
     let job = json!({
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -91,7 +91,7 @@ pub(super) fn labels(owner: &Owner) -> BTreeMap<String, String> {
 }
 
 /// What the user's patch may change.
-fn default_template(settings: &AgentSettings, program: Program<'_>) -> Value {
+pub(crate) fn default_template(settings: &PodSettings, drain_grace: Duration, program: Program<'_>) -> Value {
     let mut requests =
         BTreeMap::from([("cpu".to_owned(), "20m".to_owned()), ("memory".into(), "32Mi".into())]);
     requests.extend(settings.requests.clone());
@@ -102,7 +102,7 @@ fn default_template(settings: &AgentSettings, program: Program<'_>) -> Value {
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
         // The grace for streams, and a little for the agent's own end.
-        "terminationGracePeriodSeconds": settings.drain_grace.as_secs() + 5,
+        "terminationGracePeriodSeconds": drain_grace.as_secs() + 5,
         "securityContext": {
             "runAsNonRoot": true,
             "runAsUser": 65532,
@@ -202,7 +202,7 @@ fn required(settings: &AgentSettings, owner: &Owner) -> Value {
 }
 
 /// The image, and what a carried program needs: a node that can run it, and its file where an image would have it.
-fn required_program(name: &str, settings: &AgentSettings, program: Program<'_>) -> Value {
+pub(crate) fn required_program(name: &str, settings: &PodSettings, program: Program<'_>) -> Value {
     match program {
         Program::Image => {
             let image = settings.image.clone().unwrap_or_else(default_image);

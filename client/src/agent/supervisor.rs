@@ -128,13 +128,17 @@ impl Supervisor {
             match self.launcher.launch(avoid.as_deref()).await {
                 Ok(agent) => {
                     refused = None;
+                    let is_shared = agent.is_shared();
                     match self.serve(&Arc::new(agent)).await {
                         Ok(node) => avoid = node,
                         Err(error) => return error,
                     }
                     // The first loss is nobody's habit; agents that go as they come are.
                     let is_first = std::mem::take(&mut is_new);
-                    if is_first || started.elapsed() > STEADY {
+                    let has_other = is_shared && self.launcher.shared.has_untried();
+                    // To look for another replica costs little.
+                    let steady = if is_shared { FIRST_PAUSE } else { STEADY };
+                    if is_first || has_other || started.elapsed() > steady {
                         pause = FIRST_PAUSE;
                         continue;
                     }
@@ -173,6 +177,13 @@ impl Supervisor {
             match end {
                 End::SessionLost(reason) => {
                     session.abandon(&reason);
+                    if agent.is_shared() && self.launcher.shared.has_untried() {
+                        // It may be full where another is not.
+                        self.launcher
+                            .output
+                            .warning(&format!("{}: {reason}", agent.pod), Some("trying another replica"));
+                        return Ok(None);
+                    }
                     if !self.was_ready() {
                         return Err(LaunchError::NoSession(reason));
                     }
@@ -204,7 +215,7 @@ impl Supervisor {
     async fn session(&self, agent: &Running) -> Result<(Session, End), LaunchError> {
         let (dialer, mut failures) = LaneDialer::new(
             self.launcher.access.client(),
-            &self.launcher.namespace,
+            &agent.namespace,
             &agent.pod,
             self.session.transport,
         );
@@ -225,11 +236,12 @@ impl Supervisor {
                 biased;
                 Ok(()) = failures.changed() => {
                     let failure = failures.borrow_and_update().clone();
-                    if let Some(error) = failure.as_ref().filter(|_| !self.was_ready()).and_then(final_refusal) {
+                    if let Some(error) = failure.as_ref().filter(|_| !self.was_ready()).and_then(|error| final_refusal(error, agent.is_shared())) {
                         session.abandon("the port-forward was refused");
                         return Err(error);
                     }
-                    away = Away::after(away, failure.as_ref()).filter(|_| is_down);
+                    // Another replica need not be started, so it may be tried before this one was ever reached.
+                    away = Away::after(away, failure.as_ref()).filter(|_| is_down || agent.is_shared());
                     // A dial has failed once more since the answer: it is not the path that was away.
                     if away.as_ref().is_some_and(|away| away.answered) {
                         return Ok((session, End::Unreachable));
@@ -292,7 +304,7 @@ impl Supervisor {
                     let ready = matches!(state, State::Ready);
                     self.current.send_replace(Current::Session { session: session.clone(), ready });
                     if let State::Lost { refused: true, .. } = state
-                        && let Some(error) = failures.borrow().as_ref().and_then(final_refusal)
+                        && let Some(error) = failures.borrow().as_ref().and_then(|error| final_refusal(error, agent.is_shared()))
                     {
                         return Err(error);
                     }
@@ -333,9 +345,9 @@ impl Supervisor {
         }
     }
 
-    /// Removes a lost agent's Job beside the start of the next.
+    /// Removes a lost agent's Job, if it has one, beside the start of the next.
     fn remove(&self, agent: &Running) {
-        let (jobs, job) = (self.launcher.jobs.clone(), agent.job.clone());
+        let (jobs, Some(job)) = (self.launcher.jobs.clone(), agent.job.clone()) else { return };
         tokio::spawn(async move {
             // What could not be removed now is tried again when the run ends.
             if let Err(error) = jobs.remove(&job).await {

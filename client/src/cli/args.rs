@@ -6,6 +6,7 @@ use clap::{
     ArgMatches, Args as ArgGroup, CommandFactory, FromArgMatches, Parser, ValueEnum, error::ErrorKind,
     parser::ValueSource,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     duration::parse_duration,
@@ -171,10 +172,6 @@ pub struct AgentArgs {
     #[arg(long, value_enum, value_name = "SOURCE", default_value_t = AgentSource::Auto, env = "KUBECTL_RELAY_AGENT_SOURCE")]
     pub agent_source: AgentSource,
 
-    /// The agent's image; with --agent-source embedded, the image that the carried agent is started under.
-    #[arg(long = "server.image", value_name = "IMAGE", env = "KUBECTL_RELAY_SERVER_IMAGE")]
-    pub image: Option<String>,
-
     /// The namespace the agent runs in [default: the current one].
     #[arg(
         id = "server_namespace",
@@ -184,33 +181,9 @@ pub struct AgentArgs {
     )]
     pub namespace: Option<String>,
 
-    /// A secret to pull the image with; repeatable.
-    #[arg(long = "server.pull-secret", value_name = "NAME", value_delimiter = ',')]
-    pub pull_secrets: Vec<String>,
-
-    /// Labels the agent's node must have, as KEY=VALUE; repeatable.
-    #[arg(long = "server.node-selector", value_name = "KEY=VALUE", value_delimiter = ',')]
-    pub node_selector: Vec<String>,
-
-    /// A taint the agent tolerates, as KEY, KEY=VALUE, KEY:EFFECT or KEY=VALUE:EFFECT; repeatable.
-    #[arg(long = "server.toleration", value_name = "TAINT", value_delimiter = ',')]
-    pub tolerations: Vec<String>,
-
-    /// Resources the agent asks for, as NAME=QUANTITY, for example cpu=50m,memory=64Mi.
-    #[arg(long = "server.requests", value_name = "NAME=QUANTITY", value_delimiter = ',')]
-    pub requests: Vec<String>,
-
-    /// Resources the agent may use, as NAME=QUANTITY; it needs 128Mi of memory for its buffers.
-    #[arg(long = "server.limits", value_name = "NAME=QUANTITY", value_delimiter = ',')]
-    pub limits: Vec<String>,
-
-    /// A strategic merge patch (JSON or YAML) for the agent's pod template.
-    #[arg(short = 'p', long, value_name = "PATCH", conflicts_with = "patch_file")]
-    pub patch: Option<String>,
-
-    /// A file with such a patch.
-    #[arg(long, value_name = "FILE")]
-    pub patch_file: Option<PathBuf>,
+    /// Its pod.
+    #[command(flatten)]
+    pub pod: PodArgs,
 
     /// The agent ends itself after so long without a session.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration, env = "KUBECTL_RELAY_AGENT_IDLE")]
@@ -223,6 +196,51 @@ pub struct AgentArgs {
     /// How long to wait for a pod (the agent's, or a target's) to run.
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration, env = "KUBECTL_RELAY_POD_RUNNING_TIMEOUT")]
     pub pod_running_timeout: Duration,
+}
+
+/// An agent's pod, of whatever kind the agent is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, ArgGroup, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodArgs {
+    /// The agent's image; with --agent-source embedded, the image that the carried agent is started under.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[arg(long = "server.image", value_name = "IMAGE", env = "KUBECTL_RELAY_SERVER_IMAGE")]
+    pub image: Option<String>,
+
+    /// A secret to pull the image with; repeatable.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[arg(long = "server.pull-secret", value_name = "NAME", value_delimiter = ',')]
+    pub pull_secrets: Vec<String>,
+
+    /// Labels the agent's node must have, as KEY=VALUE; repeatable.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[arg(long = "server.node-selector", value_name = "KEY=VALUE", value_delimiter = ',')]
+    pub node_selector: Vec<String>,
+
+    /// A taint the agent tolerates, as KEY, KEY=VALUE, KEY:EFFECT or KEY=VALUE:EFFECT; repeatable.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[arg(long = "server.toleration", value_name = "TAINT", value_delimiter = ',')]
+    pub tolerations: Vec<String>,
+
+    /// Resources the agent asks for, as NAME=QUANTITY, for example cpu=50m,memory=64Mi.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[arg(long = "server.requests", value_name = "NAME=QUANTITY", value_delimiter = ',')]
+    pub requests: Vec<String>,
+
+    /// Resources the agent may use, as NAME=QUANTITY; it needs 128Mi of memory for its buffers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[arg(long = "server.limits", value_name = "NAME=QUANTITY", value_delimiter = ',')]
+    pub limits: Vec<String>,
+
+    /// A strategic merge patch (JSON or YAML) for the agent's pod template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[arg(short = 'p', long, value_name = "PATCH", conflicts_with = "patch_file")]
+    pub patch: Option<String>,
+
+    /// A file with such a patch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[arg(long, value_name = "FILE")]
+    pub patch_file: Option<PathBuf>,
 }
 
 /// kubectl's own flags.
@@ -298,12 +316,15 @@ pub enum TransportArg {
 /// `--agent-source`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AgentSource {
-    /// The image, the embedded one when that cannot be pulled, and none where no agent may be had.
+    /// The shared agent if there is one, else the image, the embedded one when that cannot be pulled, and none where no
+    /// agent may be had.
     Auto,
     /// An image that the nodes can pull.
     Image,
     /// The one that this plugin carries, under an image that the cluster has already.
     Embedded,
+    /// The shared agent, in --server.namespace, the current namespace or kubectl-relay; nothing is created.
+    Shared,
     /// No agent: each pod's own port-forward, for TCP to pods, workloads and Services.
     None,
 }
@@ -389,7 +410,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(args.cluster.server.as_deref(), Some("https://h:6443"));
-        assert_eq!(args.agent.image.as_deref(), Some("i:1"));
+        assert_eq!(args.agent.pod.image.as_deref(), Some("i:1"));
     }
 
     #[test]
@@ -397,7 +418,7 @@ mod tests {
         let source = |source| Args::try_parse_from(["kubectl-relay", "--agent-source", source, "x", "1"]);
         assert_eq!(source("embedded").unwrap().agent.agent_source, AgentSource::Embedded);
         assert_eq!(source("none").unwrap().agent.agent_source, AgentSource::None);
-        for other in ["shared", ""] {
+        for other in ["elsewhere", ""] {
             assert!(source(other).is_err(), "{other}");
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
-    args::{AgentSource, Args, ClusterArgs, OutputArg, TransportArg},
+    args::{AgentSource, Args, ClusterArgs, OutputArg, PodArgs, TransportArg},
     wanted::{self, Wanted},
 };
 use crate::{
@@ -73,15 +73,11 @@ pub struct SessionSettings {
     pub session_life: Duration,
 }
 
-/// What the agent's Job is made of.
-#[derive(Debug, Clone)]
-pub struct AgentSettings {
-    /// Where the agent comes from.
-    pub source: AgentSource,
+/// What an agent's pod is made of.
+#[derive(Debug, Clone, Default)]
+pub struct PodSettings {
     /// The image that was asked for.
     pub image: Option<String>,
-    /// Where it runs; `None`: the targets' namespace.
-    pub namespace: Option<String>,
     /// Names of image pull secrets.
     pub pull_secrets: Vec<String>,
     /// Node labels.
@@ -94,6 +90,17 @@ pub struct AgentSettings {
     pub limits: BTreeMap<String, String>,
     /// The user's own patch of the pod template.
     pub patch: Option<Value>,
+}
+
+/// What the agent's Job is made of.
+#[derive(Debug, Clone)]
+pub struct AgentSettings {
+    /// Where the agent comes from.
+    pub source: AgentSource,
+    /// Where it runs; `None`: the targets' namespace.
+    pub namespace: Option<String>,
+    /// Its pod.
+    pub pod: PodSettings,
     /// The agent's idle time.
     pub idle: Duration,
     /// The agent's grace for streams at its end.
@@ -243,26 +250,42 @@ impl Settings {
     }
 }
 
+impl PodArgs {
+    /// The same with the patch file's text as the patch: it may be another one, or nowhere, later.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn with_patch_read(self) -> Result<Self, UsageError> {
+        let Some(path) = &self.patch_file else { return Ok(self) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| UsageError::PatchFile { path: path.clone(), source })?;
+        Ok(Self { patch: Some(text), patch_file: None, ..self })
+    }
+
+    /// What was typed, checked. Reads the patch file.
+    ///
+    /// # Errors
+    /// The first value that makes no sense.
+    pub fn settings(&self) -> Result<PodSettings, UsageError> {
+        let Self { patch, .. } = self.clone().with_patch_read()?;
+        Ok(PodSettings {
+            image: self.image.clone(),
+            pull_secrets: self.pull_secrets.clone(),
+            node_selector: pairs("--server.node-selector", "KEY=VALUE", &self.node_selector)?,
+            tolerations: self.tolerations.iter().map(|taint| toleration(taint)).collect::<Result<_, _>>()?,
+            requests: pairs("--server.requests", "NAME=QUANTITY", &self.requests)?,
+            limits: pairs("--server.limits", "NAME=QUANTITY", &self.limits)?,
+            patch: patch.as_deref().map(patch::parse).transpose()?,
+        })
+    }
+}
+
 fn agent_settings(args: &Args) -> Result<AgentSettings, UsageError> {
     let agent = &args.agent;
-    let text = match (&agent.patch, &agent.patch_file) {
-        (Some(text), _) => Some(text.clone()),
-        (None, Some(path)) => Some(
-            std::fs::read_to_string(path)
-                .map_err(|source| UsageError::PatchFile { path: path.clone(), source })?,
-        ),
-        (None, None) => None,
-    };
     Ok(AgentSettings {
         source: agent.agent_source,
-        image: agent.image.clone(),
         namespace: agent.namespace.clone(),
-        pull_secrets: agent.pull_secrets.clone(),
-        node_selector: pairs("--server.node-selector", "KEY=VALUE", &agent.node_selector)?,
-        tolerations: agent.tolerations.iter().map(|taint| toleration(taint)).collect::<Result<_, _>>()?,
-        requests: pairs("--server.requests", "NAME=QUANTITY", &agent.requests)?,
-        limits: pairs("--server.limits", "NAME=QUANTITY", &agent.limits)?,
-        patch: text.as_deref().map(patch::parse).transpose()?,
+        pod: agent.pod.settings()?,
         idle: agent.agent_idle,
         drain_grace: agent.drain_grace,
         session_life: args.session.session_life,
@@ -352,14 +375,14 @@ mod tests {
         assert_eq!(settings.agent.drain_grace, Duration::from_secs(30));
         assert_eq!(settings.pod_running_timeout, Duration::from_secs(60));
         assert_eq!(settings.agent.source, AgentSource::Auto);
-        assert_eq!(settings.agent.image, None);
+        assert_eq!(settings.agent.pod.image, None);
     }
 
     #[test]
     fn taints_become_tolerations() {
         let settings = settings(&["--server.toleration", "spot,a=b:NoExecute", "x", "1"]).unwrap();
         assert_eq!(
-            settings.agent.tolerations,
+            settings.agent.pod.tolerations,
             [
                 json!({"key": "spot", "operator": "Exists"}),
                 json!({"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute"})

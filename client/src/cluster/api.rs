@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, future::Future, time::Duration};
 use kube::core::Status;
 use relay_transport::{connect::ConnectError, of_credential_plugin};
 
-use super::rbac::role_for;
+use super::rbac::{role_for, shared_role_for};
 
 /// What a call does, for its errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,6 +219,19 @@ impl ApiError {
                 "check the connection with kubectl version, and the context with kubectl config current-context".into()
             }
             Self::Other { .. } => "kubectl relay -v=6 shows the requests".into(),
+        }
+    }
+}
+
+impl ApiError {
+    /// As [`Self::hint`], for a call that is about the shared agent.
+    pub fn shared_hint(&self) -> String {
+        match self {
+            Self::Denied { call: Call { namespace: Some(namespace), resource, verb, .. }, .. } => format!(
+                "ask for this Role, bound to you:\n{}",
+                shared_role_for(namespace, resource, verb).trim_end()
+            ),
+            _ => self.hint(),
         }
     }
 }

@@ -35,6 +35,17 @@ pub enum Ask {
     ForAll,
 }
 
+impl Ask {
+    /// Whether the API server may answer this way, having refused the other.
+    fn may_help(&self, refusal: &ApiError) -> bool {
+        match (refusal, self) {
+            (ApiError::Denied { .. }, Self::ForOne(_)) => true,
+            (ApiError::Denied { call, .. }, Self::ForAll) => call.verb == "watch",
+            _ => false,
+        }
+    }
+}
+
 /// What is known of the objects.
 #[derive(Debug, Clone)]
 pub struct Snapshot<K> {
@@ -84,7 +95,7 @@ where
                 field_selector: config.field_selector.clone(),
                 ..ListParams::default()
             };
-            let denied = follow(renewals, api.clone(), config, call.clone(), &sender, ask.is_some()).await;
+            let denied = follow(renewals, api.clone(), config, call.clone(), &sender, ask.as_ref()).await;
             if let (Some(denied), Some(ask)) = (denied, ask) {
                 tracing::info!(%denied, "asking instead of watching");
                 Asking { api, call, list, ask, denied }.keep(&sender, &asked).await;
@@ -134,14 +145,14 @@ where
     }
 }
 
-/// Follows until the objects may not be listed or watched, if `ends` says so: gives the refusal.
+/// Follows until the objects may not be listed or watched, and asking may help: gives the refusal.
 async fn follow<K>(
     mut renewals: watch::Receiver<u64>,
     api: Api<K>,
     config: watcher::Config,
     call: Call,
     sender: &watch::Sender<Snapshot<K>>,
-    ends: bool,
+    ask: Option<&Ask>,
 ) -> Option<ApiError>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
@@ -155,7 +166,7 @@ where
             Err(error) => {
                 let Some(error) = watch_error(&call, error) else { continue };
                 tracing::debug!(%error, "watch failed");
-                if ends && matches!(error, ApiError::Denied { .. }) {
+                if ask.is_some_and(|ask| ask.may_help(&error)) {
                     return Some(error);
                 }
                 sender.send_modify(|snapshot| snapshot.error = Some(error));

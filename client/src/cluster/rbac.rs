@@ -38,20 +38,43 @@ pub const TARGET_RULES: &[Rule] = &[
     Rule { group: "batch", resource: "jobs", verbs: &["get"] },
 ];
 
+/// What the namespace of a shared agent must allow those who use it. Without `watch` it works too.
+pub const SHARED_RULES: &[Rule] = &[
+    Rule { group: "", resource: "pods", verbs: &["list", "watch"] },
+    Rule { group: "", resource: "pods/portforward", verbs: &["get", "create"] },
+];
+
+/// The name of the Role for those who use a shared agent.
+pub const SHARED_ROLE: &str = "kubectl-relay-shared";
+
 /// A Role (or, without a namespace, a ClusterRole) that allows one refused call and the rest of what a run needs.
 pub fn role_for(namespace: Option<&str>, group: &str, resource: &str, verb: &str) -> String {
-    let mut rules: Vec<(String, String, Vec<String>)> = Vec::new();
-    if namespace.is_some() {
-        let asked = |rule: &&Rule| rule.group == group && rule.resource == resource;
-        let known = AGENT_RULES
-            .iter()
-            .chain(EMBEDDED_RULES.iter().filter(asked))
-            .chain(TARGET_RULES.iter().filter(|rule| rule.resource == "services"));
-        rules.extend(known.map(|rule| {
-            let verbs = rule.verbs.iter().map(|&verb| verb.to_owned()).collect();
-            (rule.group.to_owned(), rule.resource.to_owned(), verbs)
-        }));
-    }
+    let asked = |rule: &&Rule| rule.group == group && rule.resource == resource;
+    let known = AGENT_RULES
+        .iter()
+        .chain(EMBEDDED_RULES.iter().filter(asked))
+        .chain(TARGET_RULES.iter().filter(|rule| rule.resource == "services"))
+        .filter(|_| namespace.is_some());
+    let name = if namespace.is_some() { "kubectl-relay" } else { "kubectl-relay-targets" };
+    role(name, namespace, known, (group, resource, verb))
+}
+
+/// The Role that allows one refused call and the rest of what the use of a shared agent needs.
+pub fn shared_role_for(namespace: &str, resource: &str, verb: &str) -> String {
+    role(SHARED_ROLE, Some(namespace), SHARED_RULES, ("", resource, verb))
+}
+
+fn role<'a>(
+    name: &str,
+    namespace: Option<&str>,
+    known: impl IntoIterator<Item = &'a Rule>,
+    (group, resource, verb): (&str, &str, &str),
+) -> String {
+    let with_verbs = |rule: &Rule| {
+        let verbs = rule.verbs.iter().map(|&verb| verb.to_owned()).collect();
+        (rule.group.to_owned(), rule.resource.to_owned(), verbs)
+    };
+    let mut rules: Vec<(String, String, Vec<String>)> = known.into_iter().map(with_verbs).collect();
     match rules.iter_mut().find(|(g, r, _)| g == group && r == resource) {
         Some((_, _, verbs)) if verbs.iter().any(|v| v == verb) => {}
         Some((_, _, verbs)) => verbs.push(verb.to_owned()),
@@ -59,16 +82,10 @@ pub fn role_for(namespace: Option<&str>, group: &str, resource: &str, verb: &str
     }
 
     let mut role = String::from("apiVersion: rbac.authorization.k8s.io/v1\n");
-    role += match namespace {
-        Some(_) => "kind: Role\n",
-        None => "kind: ClusterRole\n",
-    };
-    role += match namespace {
-        Some(_) => "metadata:\n  name: kubectl-relay\n",
-        None => "metadata:\n  name: kubectl-relay-targets\n",
-    };
+    role += if namespace.is_some() { "kind: Role\n" } else { "kind: ClusterRole\n" };
+    // Writing to a String cannot fail.
+    let _ = writeln!(role, "metadata:\n  name: {name}");
     if let Some(namespace) = namespace {
-        // Writing to a String cannot fail.
         let _ = writeln!(role, "  namespace: {namespace}");
     }
     role += "rules:\n";
@@ -114,7 +131,7 @@ mod tests {
         triples
     }
 
-    fn role(manifest: &str) -> Role {
+    fn role_in(manifest: &str) -> Role {
         let mut documents = serde_yaml::Deserializer::from_str(manifest);
         serde::Deserialize::deserialize(documents.next().unwrap()).unwrap()
     }
@@ -132,17 +149,27 @@ mod tests {
 
     #[test]
     fn the_documented_roles_hold_exactly_the_verbs_that_are_used() {
-        let person = role(include_str!("../../../manifests/role.yaml"));
+        let person = role_in(include_str!("../../../manifests/role.yaml"));
         assert_eq!(triples(&person), used(AGENT_RULES.iter().chain(TARGET_RULES)));
-        let embedded = role(include_str!("../../../manifests/role-embedded.yaml"));
+        let embedded = role_in(include_str!("../../../manifests/role-embedded.yaml"));
         assert_eq!(triples(&embedded), used(EMBEDDED_RULES));
+        let shared = role_in(include_str!("../../../manifests/role-shared.yaml"));
+        assert_eq!(triples(&shared), used(SHARED_RULES));
+        assert_eq!(shared.metadata.name.as_deref(), Some(SHARED_ROLE));
     }
 
     #[test]
     fn who_may_not_create_config_maps_is_told_all_that_the_embedded_agent_needs() {
-        let role = role(&role_for(Some("dev"), "", "configmaps", "create"));
+        let role = role_in(&role_for(Some("dev"), "", "configmaps", "create"));
         assert!(triples(&role).is_superset(&used(AGENT_RULES.iter().chain(EMBEDDED_RULES))));
         assert!(!role_for(Some("dev"), "batch", "jobs", "create").contains("configmaps"));
+    }
+
+    #[test]
+    fn who_may_not_use_the_shared_agent_is_told_all_that_it_takes() {
+        let role: Role = serde_yaml::from_str(&shared_role_for("tools", "pods", "list")).unwrap();
+        assert_eq!(role.metadata.namespace.as_deref(), Some("tools"));
+        assert_eq!(triples(&role), used(SHARED_RULES));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 
 use crate::{
+    agent::found::Finder,
     cli::{args::ClusterArgs, settings::Settings, wanted::Wanted},
     cluster::{access::Access, config::ClusterConfig, resolve::Resolver},
     error::Error,
@@ -15,6 +16,8 @@ use crate::{
 pub(super) struct Context {
     pub(super) config: ClusterConfig,
     pub(super) access: Access,
+    /// Looks for a shared agent, while targets are looked up.
+    pub(super) shared: Finder,
     /// Tells which context it is about, if there are several.
     pub(super) output: Arc<Output>,
     is_one_of_several: bool,
@@ -63,7 +66,9 @@ impl Contexts {
             let access = Access::open(&args, config.clone()).await;
             let named = |error| Error::from(error).of_context(config.context.as_deref(), is_one_of_several);
             let access = access.map_err(named)?;
-            Ok::<_, Error>(Context { config, access, output, is_one_of_several })
+            let limit = settings.cluster.request_timeout;
+            let shared = Finder::start(&access, &settings.agent, &config.namespace, limit);
+            Ok::<_, Error>(Context { config, access, shared, output, is_one_of_several })
         });
         Ok(Self { all: try_join_all(opened).await?, of_target })
     }

@@ -73,15 +73,17 @@ impl Way {
         if source == AgentSource::None {
             return;
         }
+        // Who goes without an agent of his own need not have any right on Jobs.
+        self.ready().await;
+        if self.relay.direct.is_only_way() || !self.held.jobs.has_made_any().await {
+            return;
+        }
         match self.held.jobs.remove_old(&self.owner, jiff::Timestamp::now()).await {
             Ok(0) => {}
             Ok(removed) => tracing::info!(removed, "old Jobs removed"),
             Err(error) => {
-                self.ready().await;
-                if !self.relay.direct.is_only_way() {
-                    let message = format!("{error}; Jobs that earlier runs left behind stay");
-                    output.warning(&message, Some(&error.hint()));
-                }
+                let message = format!("{error}; Jobs that earlier runs left behind stay");
+                output.warning(&message, Some(&error.hint()));
             }
         }
     }
@@ -109,6 +111,7 @@ pub(super) fn start(
         embedded: embedded(),
         targets,
         borrowed: Arc::default(),
+        shared: context.shared.clone(),
     };
     let direct = Direct::new(context.access.clone(), settings.session.transport, Arc::clone(&context.output));
     let (supervisor, supervised) = Supervisor::new(launcher, settings.session.clone(), network.clone());

@@ -120,7 +120,7 @@ async fn it_runs_under_the_targets_image_from_a_config_map_that_its_job_owns() {
     let objects = created.lock().unwrap().clone();
     let [job, config_map] = &objects[..] else { panic!("{objects:?}") };
     assert_eq!((image_of(job), processor_of(job)), ("r/web:1", &json!("amd64")));
-    assert_eq!(config_map["metadata"]["name"], agent.job);
+    assert_eq!(config_map["metadata"]["name"].as_str(), agent.job.as_deref());
     assert_eq!(
         config_map["metadata"]["ownerReferences"],
         json!([{"apiVersion": "batch/v1", "kind": "Job", "name": agent.job, "uid": "uid-of-it"}])

@@ -12,6 +12,7 @@ use std::{
 use clap::Parser;
 use kubectl_relay::{
     agent::{
+        found::Finder,
         identity::Owner,
         jobs::Jobs,
         launch::{LaunchError, Launcher, Running},
@@ -64,17 +65,19 @@ pub(crate) fn launcher_with(
     let err = Captured::default();
     let typed = ["kubectl-relay", "x", "1"].iter().chain(arguments);
     let args = Args::try_parse_from(typed).unwrap();
+    let agent = Settings::from_args(args).unwrap().agent;
     let launcher = Launcher {
         access: client.clone().into(),
         namespace: "dev".into(),
-        settings: Settings::from_args(args).unwrap().agent,
+        settings: agent.clone(),
         owner: Owner::new("jane", "laptop", "dev"),
-        jobs: Jobs::new(&client.into(), "dev", Duration::ZERO),
+        jobs: Jobs::new(&client.clone().into(), "dev", Duration::ZERO),
         timeout: Duration::from_secs(60),
         output: Arc::new(Output::to(false, 0, Box::new(std::io::sink()), Box::new(err.clone()))),
         embedded: vec![],
         targets: vec![],
         borrowed: Arc::default(),
+        shared: Finder::start(&client.into(), &agent, "dev", Duration::ZERO),
     };
     (launcher, err, log)
 }

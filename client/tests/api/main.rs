@@ -8,3 +8,4 @@ mod fake;
 mod hints;
 mod launch;
 mod resolve;
+mod shared;
