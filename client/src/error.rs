@@ -11,6 +11,7 @@ use crate::{
     forward::listen::ListenError,
     hints::HintError,
     ports_file::PortsFileError,
+    shared::SharedError,
     target::Place,
 };
 
@@ -63,6 +64,9 @@ pub enum Error {
     /// A command that cannot be started.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// A verb on the shared agent.
+    #[error(transparent)]
+    Shared(#[from] SharedError),
     /// The agent's Job could not be removed at the end.
     #[error("the agent's Job is left behind: {0}")]
     LeftBehind(ApiError),
@@ -105,6 +109,7 @@ impl Error {
             Self::Launch(error) => error.hint(),
             Self::Direct(error) => error.hint(),
             Self::Command(error) => error.hint(),
+            Self::Shared(error) => error.hint(),
             Self::LeftBehind(error) => format!("the agent ends by itself when it is idle; {}", error.hint()),
             Self::System(..) => "this is not about the cluster: look at the limits of this machine".into(),
         }
@@ -119,6 +124,7 @@ impl Error {
             Self::Hint(error) if error.is_misuse() => 2,
             Self::PortsFile(error) if error.is_misuse() => 2,
             Self::Command(error) => error.exit_code(),
+            Self::Shared(error) => error.exit_code(),
             _ => 1,
         }
     }

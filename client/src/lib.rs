@@ -17,6 +17,7 @@ pub mod output;
 pub mod port;
 pub mod ports_file;
 pub mod run;
+pub mod shared;
 pub mod signals;
 pub mod target;
 pub mod version;

@@ -8,12 +8,16 @@ use super::args::ClusterArgs;
 use crate::{
     error::Error,
     output::Output,
+    shared::AgentVerb,
     version::{self, VersionArgs},
 };
 
 /// The first word of a command line that forwards nothing. A pod of such a name is reached as `pod/NAME`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Verb {
+    /// Install, roll, watch or remove an agent that a team shares.
+    #[command(subcommand)]
+    Agent(Box<AgentVerb>),
     /// Tell this plugin's version, and for which processors it brings an agent.
     Version(VersionArgs),
 }
@@ -23,9 +27,9 @@ impl Verb {
     ///
     /// # Errors
     /// See [`Error`].
-    #[expect(clippy::unused_async, reason = "the others talk to a cluster")]
-    pub async fn run(self, _cluster: ClusterArgs, output: &Arc<Output>) -> Result<u8, Error> {
+    pub async fn run(self, cluster: ClusterArgs, output: &Arc<Output>) -> Result<u8, Error> {
         match self {
+            Self::Agent(verb) => return verb.run(&cluster, output).await,
             Self::Version(args) => version::tell(&args, output),
         }
         Ok(0)
