@@ -233,8 +233,10 @@ fn after_forbidden(message: &str) -> &str {
     message.split_once("is forbidden: ").map_or(message, |(_, why)| why)
 }
 
+/// On one line, and without what a terminal would obey: some of it is what a pod has said.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    words.chars().filter(|letter| !letter.is_control()).collect()
 }
 
 #[cfg(test)]
@@ -334,6 +336,14 @@ mod tests {
         let failed = json!({"terminated": {"exitCode": 2, "reason": "Error", "message": "no such flag"}});
         let PodState::Ended(trouble) = of_pod(&container(failed)) else { panic!("it has ended") };
         assert_eq!(trouble.what, "the agent ended with exit code 2: no such flag");
+    }
+
+    #[test]
+    fn an_agents_last_words_do_not_command_the_terminal() {
+        let said = "bad\u{1b}]0;title\u{7} \u{9b}2J flag";
+        let failed = json!({"terminated": {"exitCode": 2, "reason": "Error", "message": said}});
+        let PodState::Ended(trouble) = of_pod(&container(failed)) else { panic!("it has ended") };
+        assert_eq!(trouble.what, "the agent ended with exit code 2: bad]0;title 2J flag");
     }
 
     #[test]
