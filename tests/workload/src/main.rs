@@ -3,6 +3,7 @@
 mod http;
 mod pause;
 mod probe;
+mod scan;
 mod servers;
 
 use std::future::Future;
@@ -56,6 +57,11 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         per_second: u32,
     },
+    /// Print which TCP ports of an address are open.
+    Scan {
+        /// The address.
+        address: IpAddr,
+    },
     /// Print the addresses that a host name has here.
     Resolve {
         /// The name, with or without its domain.
@@ -80,6 +86,7 @@ async fn main() -> Result<()> {
             Ok(())
         }
         Command::Probe { address, per_second } => probe::run(&address, per_second).await,
+        Command::Scan { address } => scan::run(address).await,
         Command::Resolve { name } => {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await;
             for address in found.with_context(|| format!("resolve {name}"))? {
