@@ -43,6 +43,10 @@ Examples:
   # No registry: the agent that this plugin carries, under the image that the target runs
   kubectl relay --agent-source embedded svc/web 8080:http
 
+  # The agent that a team shares, installed once by an administrator; its users create nothing
+  kubectl relay agent install --user-group developers
+  kubectl relay --agent-source shared svc/web 8080:http
+
   # An agent on nodes with a taint
   kubectl relay -p '{\"spec\":{\"tolerations\":[{\"key\":\"spot\",\"operator\":\"Exists\"}]}}' svc/web 8080:80
 

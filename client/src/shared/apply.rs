@@ -58,7 +58,7 @@ pub(super) async fn recorded(cluster: &Cluster) -> Result<WantedArgs, SharedErro
     let deployment = made(call, cluster.limit, deployments.get_opt(AGENT)).await?;
     let not_installed = || SharedError::NotInstalled(cluster.namespace.clone());
     let annotations = deployment.ok_or_else(not_installed)?.metadata.annotations.unwrap_or_default();
-    let record = annotations.get(RECORD).ok_or_else(not_installed)?;
+    let record = annotations.get(RECORD).ok_or_else(|| SharedError::NotOurs(cluster.namespace.clone()))?;
     serde_json::from_str(record).map_err(SharedError::Record)
 }
 

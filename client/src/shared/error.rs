@@ -52,6 +52,9 @@ pub enum SharedError {
     /// Nothing to tell of, or to upgrade.
     #[error("there is no shared agent in namespace \"{0}\"")]
     NotInstalled(String),
+    /// It was made in another way.
+    #[error("the shared agent in namespace \"{0}\" was not installed by kubectl relay")]
+    NotOurs(String),
     /// Its pods cannot run, whatever one waits for.
     #[error("{}", .0.what)]
     Trouble(Trouble),
@@ -102,6 +105,9 @@ impl SharedError {
             Self::Record(_) => "install it again, with all its settings: kubectl relay agent install".into(),
             Self::NotInstalled(_) => {
                 "kubectl relay agent install makes one; -n names another namespace to look in".into()
+            }
+            Self::NotOurs(_) => {
+                "upgrade it the way it was installed: with helm, or whatever applies its manifests".into()
             }
             Self::Trouble(trouble) | Self::NotReady { trouble: Some(trouble), .. } => trouble.hint.clone(),
             Self::NotReady { trouble: None, .. } => {
