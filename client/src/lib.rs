@@ -5,6 +5,7 @@ pub mod agent;
 pub mod cli;
 pub mod cluster;
 pub mod command;
+pub mod completion;
 pub mod dial_failure;
 pub mod dialer;
 pub mod direct;

@@ -5,6 +5,7 @@ use std::{io::Write, process::ExitCode, sync::Arc};
 use anyhow::Context;
 use kubectl_relay::{
     cli::{args::Args, misuse, settings::Settings},
+    completion,
     error::Error,
     output::{Output, Style},
     run::run,
@@ -17,6 +18,9 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|program| completion::is_helper(&program)) {
+        return complete();
+    }
     let args = match Args::read(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => {
@@ -54,6 +58,22 @@ fn start(mut args: Args, output: Arc<Output>) -> anyhow::Result<Result<u8, Error
         Err(error) => return Ok(Err(error.into())),
     };
     block_on(run(settings, output))
+}
+
+/// Tells kubectl how a word may go on. Whatever is wrong, a prompt is no place to say it.
+fn complete() -> ExitCode {
+    #[cfg(unix)]
+    if let Ok(nowhere) = std::fs::File::options().write(true).open("/dev/null") {
+        // A credential plugin writes there too.
+        let _ = rustix::stdio::dup2_stderr(nowhere);
+    }
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let Ok(answer) = block_on(completion::answer(&words, completion::Cluster::open)) else {
+        return ExitCode::FAILURE;
+    };
+    let _ = std::io::stdout().write_all(answer.as_bytes());
+    ExitCode::SUCCESS
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {

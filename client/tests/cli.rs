@@ -181,3 +181,22 @@ fn nothing_that_is_written_needs_more_than_ascii() {
     assert!(files.len() > 50 && wrong.is_empty(), "{wrong:#?}");
     assert!(told(&["--help"]).0.is_ascii());
 }
+
+#[cfg(unix)]
+#[test]
+fn the_helper_answers_by_its_own_name_and_never_complains() {
+    let folder = tempfile::tempdir().unwrap();
+    let helper = folder.path().join("kubectl_complete-relay");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_kubectl-relay"), &helper).unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["--agent-source", "im"], "image\tAn image that the nodes can pull\n:4\n"),
+        (&["--kubeconfig", "/nowhere", "svc/"], ":4\n"),
+        (&["--kubeconfig", "/nowhere", "svc/web", ""], ":4\n"),
+        (&["--lanes=x", "--no-such", "svc/"], ":4\n"),
+    ];
+    for (words, expected) in cases {
+        let output = Command::new(&helper).args(*words).env("HOME", "/nowhere").output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), *expected, "{words:?}");
+        assert_eq!((output.stderr.len(), output.status.code()), (0, Some(0)), "{words:?}");
+    }
+}

@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use super::args::ClusterArgs;
 use crate::{
+    completion::{self, CompletionArgs},
     error::Error,
     output::Output,
     shared::AgentVerb,
@@ -20,6 +21,8 @@ pub enum Verb {
     Agent(Box<AgentVerb>),
     /// Tell this plugin's version, and for which processors it brings an agent.
     Version(VersionArgs),
+    /// Print a script that teaches a shell to complete, and tell how `kubectl relay` itself is completed.
+    Completion(CompletionArgs),
 }
 
 impl Verb {
@@ -31,6 +34,7 @@ impl Verb {
         match self {
             Self::Agent(verb) => return verb.run(&cluster, output).await,
             Self::Version(args) => version::tell(&args, output),
+            Self::Completion(args) => completion::print(&args, output),
         }
         Ok(0)
     }

@@ -88,11 +88,7 @@ impl ClusterConfig {
     /// # Errors
     /// See [`ConfigError`].
     pub async fn load(args: &ClusterArgs) -> Result<Self, ConfigError> {
-        let read = match &args.kubeconfig {
-            Some(path) => Kubeconfig::read_from(path),
-            None => Kubeconfig::read(),
-        };
-        let kubeconfig = match read {
+        let kubeconfig = match read(args) {
             Ok(kubeconfig) => kubeconfig,
             Err(error) if args.kubeconfig.is_some() || std::env::var_os("KUBECONFIG").is_some() => {
                 return Err(error.into());
@@ -142,6 +138,44 @@ impl ClusterConfig {
         files.extend(kubeconfig_paths(args));
         let (proxy_url, context) = (cluster.proxy_url, Some(chosen.context));
         Ok(Self { kube, proxy_url, namespace, user, context, files, fingerprint })
+    }
+}
+
+fn read(args: &ClusterArgs) -> Result<Kubeconfig, KubeconfigError> {
+    match &args.kubeconfig {
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
+    }
+}
+
+/// What a kubeconfig has names for, for whoever chooses among them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// `--context`.
+    pub contexts: Vec<String>,
+    /// `--cluster`.
+    pub clusters: Vec<String>,
+    /// `--user`.
+    pub users: Vec<String>,
+    /// The namespaces that its contexts name, each once.
+    pub namespaces: Vec<String>,
+}
+
+impl Names {
+    /// Those of the kubeconfig in use; `None` where there is none that can be read.
+    pub fn read(args: &ClusterArgs) -> Option<Self> {
+        let kubeconfig = read(args).ok()?;
+        let of_contexts = kubeconfig.contexts.iter().filter_map(|named| named.context.as_ref());
+        let mut namespaces: Vec<String> =
+            of_contexts.filter_map(|context| context.namespace.clone()).collect();
+        namespaces.sort();
+        namespaces.dedup();
+        Some(Self {
+            contexts: kubeconfig.contexts.into_iter().map(|named| named.name).collect(),
+            clusters: kubeconfig.clusters.into_iter().map(|named| named.name).collect(),
+            users: kubeconfig.auth_infos.into_iter().map(|named| named.name).collect(),
+            namespaces,
+        })
     }
 }
 
