@@ -9,6 +9,7 @@ pub mod completion;
 pub mod dial_failure;
 pub mod dialer;
 pub mod direct;
+pub mod doctor;
 pub mod error;
 pub mod file_limit;
 pub mod forward;

@@ -1,10 +1,10 @@
 //! One run from its settings to its end: look targets up, bind ports, start an agent, forward, clean up.
 
 mod complete;
-mod context;
-mod held;
+pub(crate) mod context;
+pub(crate) mod held;
 mod serving;
-mod way;
+pub(crate) mod way;
 
 use std::{
     pin::pin,

@@ -178,12 +178,17 @@ impl Jobs {
         !self.made.lock().await.is_empty()
     }
 
+    /// The names of the Jobs that this run has made and not removed.
+    pub async fn names(&self) -> Vec<String> {
+        self.made.lock().await.keys().cloned().collect()
+    }
+
     /// Removes every Job of this run, all at once: none waits for the creation of another.
     ///
     /// # Errors
     /// The last thing that went wrong; the others are tried all the same.
     pub async fn remove_all(&self) -> Result<(), ApiError> {
-        let names: Vec<String> = self.made.lock().await.keys().cloned().collect();
+        let names = self.names().await;
         let removed = futures_util::future::join_all(names.iter().map(|name| self.remove(name))).await;
         removed.into_iter().rfold(Ok(()), Result::and)
     }

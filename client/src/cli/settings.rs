@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
-    args::{AgentSource, Args, ClusterArgs, OutputArg, PodArgs, TransportArg},
+    args::{AgentArgs, AgentSource, Args, ClusterArgs, OutputArg, PodArgs, SessionArgs, TransportArg},
     wanted::{self, Wanted},
 };
 use crate::{
@@ -220,20 +220,40 @@ impl Settings {
     /// The first argument that makes no sense.
     pub fn from_args(args: Args) -> Result<Self, UsageError> {
         let targets = wanted::gather(&args)?;
-        let session = &args.session;
-        if session.dead_after.is_zero() || session.dead_after < session.ping * 2 {
-            return Err(UsageError::DeadBeforePing {
-                dead_after: super::duration::show_duration(session.dead_after),
-                ping: super::duration::show_duration(session.ping),
-            });
-        }
-        let agent = agent_settings(&args)?;
+        let Args { session, agent, cluster, verbosity, .. } = args;
         Ok(Self {
             targets,
             addresses: parse_addresses(&args.listen.address)?,
             ports_file: args.ports_file,
             command: CommandLine::new(args.command),
             connect_wait: args.listen.connect_wait,
+            json: args.output == OutputArg::Json,
+            ..Self::without_targets(&agent, &session, cluster, verbosity)?
+        })
+    }
+
+    /// The same for a verb that starts an agent and listens nowhere.
+    ///
+    /// # Errors
+    /// The first argument that makes no sense.
+    pub fn without_targets(
+        agent: &AgentArgs,
+        session: &SessionArgs,
+        cluster: ClusterArgs,
+        verbosity: u8,
+    ) -> Result<Self, UsageError> {
+        if session.dead_after.is_zero() || session.dead_after < session.ping * 2 {
+            return Err(UsageError::DeadBeforePing {
+                dead_after: super::duration::show_duration(session.dead_after),
+                ping: super::duration::show_duration(session.ping),
+            });
+        }
+        Ok(Self {
+            targets: Vec::new(),
+            addresses: Vec::new(),
+            ports_file: None,
+            command: None,
+            connect_wait: Duration::ZERO,
             session: SessionSettings {
                 transport: session.transport,
                 lanes: session.lanes,
@@ -241,11 +261,11 @@ impl Settings {
                 dead_after: session.dead_after,
                 session_life: session.session_life,
             },
-            agent,
-            pod_running_timeout: args.agent.pod_running_timeout,
-            cluster: args.cluster,
-            json: args.output == OutputArg::Json,
-            verbosity: args.verbosity,
+            agent: agent_settings(agent, session, verbosity)?,
+            pod_running_timeout: agent.pod_running_timeout,
+            cluster,
+            json: false,
+            verbosity,
         })
     }
 }
@@ -280,19 +300,22 @@ impl PodArgs {
     }
 }
 
-fn agent_settings(args: &Args) -> Result<AgentSettings, UsageError> {
-    let agent = &args.agent;
+fn agent_settings(
+    agent: &AgentArgs,
+    session: &SessionArgs,
+    verbosity: u8,
+) -> Result<AgentSettings, UsageError> {
     Ok(AgentSettings {
         source: agent.agent_source,
         namespace: agent.namespace.clone(),
         pod: agent.pod.settings()?,
         idle: agent.agent_idle,
         drain_grace: agent.drain_grace,
-        session_life: args.session.session_life,
+        session_life: session.session_life,
         // A little later than this end, whose pings then serve both.
-        ping: args.session.ping * 3 / 2,
-        dead_after: args.session.dead_after,
-        verbosity: args.verbosity,
+        ping: session.ping * 3 / 2,
+        dead_after: session.dead_after,
+        verbosity,
     })
 }
 

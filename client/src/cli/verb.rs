@@ -7,6 +7,7 @@ use clap::Subcommand;
 use super::args::ClusterArgs;
 use crate::{
     completion::{self, CompletionArgs},
+    doctor::{self, DoctorArgs},
     error::Error,
     output::Output,
     shared::AgentVerb,
@@ -23,6 +24,8 @@ pub enum Verb {
     Version(VersionArgs),
     /// Print a script that teaches a shell to complete, and tell how `kubectl relay` itself is completed.
     Completion(CompletionArgs),
+    /// Check whether forwarding would work here, with a test agent, and say what is in the way.
+    Doctor(Box<DoctorArgs>),
 }
 
 impl Verb {
@@ -35,6 +38,7 @@ impl Verb {
             Self::Agent(verb) => return verb.run(&cluster, output).await,
             Self::Version(args) => version::tell(&args, output),
             Self::Completion(args) => completion::print(&args, output),
+            Self::Doctor(args) => return doctor::run(*args, cluster, output).await,
         }
         Ok(0)
     }

@@ -13,11 +13,11 @@ use crate::{
 };
 
 /// One context.
-pub(super) struct Context {
-    pub(super) config: ClusterConfig,
-    pub(super) access: Access,
+pub(crate) struct Context {
+    pub(crate) config: ClusterConfig,
+    pub(crate) access: Access,
     /// Looks for a shared agent, while targets are looked up.
-    pub(super) shared: Finder,
+    pub(crate) shared: Finder,
     /// Tells which context it is about, if there are several.
     pub(super) output: Arc<Output>,
     is_one_of_several: bool,
@@ -75,6 +75,18 @@ impl Contexts {
 }
 
 impl Context {
+    /// The only one of its run.
+    pub(crate) fn alone(
+        config: ClusterConfig,
+        access: Access,
+        settings: &Settings,
+        output: Arc<Output>,
+    ) -> Self {
+        let limit = settings.cluster.request_timeout;
+        let shared = Finder::start(&access, &settings.agent, &config.namespace, limit);
+        Self { config, access, shared, output, is_one_of_several: false }
+    }
+
     /// Looks targets up in a namespace; `None`: the context's own.
     pub(super) fn resolver(&self, namespace: Option<&str>, settings: &Settings) -> Resolver {
         Resolver {

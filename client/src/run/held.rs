@@ -23,16 +23,16 @@ const REMOVAL: Duration = Duration::from_secs(5);
 
 /// What has to be undone at the end of a run.
 #[derive(Clone)]
-pub(super) struct Held {
-    pub(super) jobs: Jobs,
-    pub(super) supervised: Supervised,
-    pub(super) tasks: TaskTracker,
-    pub(super) output: Arc<Output>,
+pub(crate) struct Held {
+    pub(crate) jobs: Jobs,
+    pub(crate) supervised: Supervised,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) output: Arc<Output>,
 }
 
 impl Held {
     /// Says goodbye, resets what is open, removes the Job.
-    pub(super) async fn clean_up(self) -> Result<(), Error> {
+    pub(crate) async fn clean_up(self) -> Result<(), Error> {
         let current = self.supervised.current.borrow().clone();
         let goodbye = async {
             let session = async {

@@ -26,16 +26,16 @@ use crate::{
 };
 
 /// What the forwards of one context go through.
-pub(super) struct Way {
-    pub(super) relay: Relay,
-    was_ready: watch::Receiver<bool>,
-    pub(super) held: Held,
+pub(crate) struct Way {
+    pub(crate) relay: Relay,
+    pub(crate) was_ready: watch::Receiver<bool>,
+    pub(crate) held: Held,
     owner: Owner,
 }
 
 impl Way {
     /// Waits until traffic can flow, through an agent or without one. Cancellation safe.
-    pub(super) async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         let mut was_ready = self.was_ready.clone();
         if was_ready.wait_for(|ready| *ready).await.is_ok() {
             return;
@@ -47,7 +47,7 @@ impl Way {
     }
 
     /// Keeps the agent and the session, or goes on without, until there is no way at all.
-    pub(super) async fn keep(
+    pub(crate) async fn keep(
         &self,
         supervisor: Option<Supervisor>,
         settings: &AgentSettings,
@@ -69,7 +69,7 @@ impl Way {
     }
 
     /// Removes what earlier runs left behind, where that is a run's that has agents.
-    pub(super) async fn remove_old(&self, output: &Output, source: AgentSource) {
+    pub(crate) async fn remove_old(&self, output: &Output, source: AgentSource) {
         if source == AgentSource::None {
             return;
         }
@@ -90,7 +90,7 @@ impl Way {
 }
 
 /// What keeps a context's agent and session, if there are to be any, and what goes through them.
-pub(super) fn start(
+pub(crate) fn start(
     context: &Context,
     settings: &Settings,
     tasks: &TaskTracker,

@@ -4,6 +4,7 @@
 mod access;
 mod completion;
 mod denied;
+mod doctor;
 mod embedded;
 mod fake;
 mod hints;

@@ -178,6 +178,13 @@ impl Cluster {
                     let items: Vec<_> = self.matching(&asked.query).into_values().collect();
                     (200, json!({"metadata": {"resourceVersion": "1"}, "items": items}))
                 }
+                ("GET", "/version") => (200, version()),
+                ("POST", path) if path.ends_with("reviews") => {
+                    (201, json!({"spec": {}, "status": {"allowed": true, "userInfo": {"username": "jane"}}}))
+                }
+                ("POST", _) if asked.query.contains("dryRun") => {
+                    (201, serde_json::from_slice(&asked.body).unwrap())
+                }
                 ("POST", _) => (201, self.create(&asked.body)),
                 ("DELETE", path) => {
                     let job = path.rsplit('/').next().unwrap_or_default();
@@ -288,6 +295,11 @@ fn status(code: u16, message: &str) -> (u16, Value) {
     let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message,
                         "reason": reason, "code": code});
     (code, status)
+}
+
+fn version() -> Value {
+    json!({"major": "1", "minor": "34", "gitVersion": "v1.34.4", "gitCommit": "", "gitTreeState": "", "buildDate": "",
+           "goVersion": "", "compiler": "", "platform": ""})
 }
 
 fn not_found(name: &str) -> (u16, Value) {

@@ -5,6 +5,7 @@
 mod cluster;
 mod command;
 mod contexts;
+mod doctor;
 mod websocket;
 
 use std::{
