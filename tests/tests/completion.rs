@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use relay_tests::{Namespace, Relay, Took, admin_kubeconfig, in_time};
 
-/// A folder with the helper's name in it.
+/// A folder with the plugin, and the helper's name for it.
 fn helper() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let helper = folder.path().join("kubectl_complete-relay");
-    std::os::unix::fs::symlink(std::path::absolute(Relay::program()).unwrap(), helper).unwrap();
+    let plugin = folder.path().join("kubectl-relay");
+    std::os::unix::fs::symlink(std::path::absolute(Relay::program()).unwrap(), plugin).unwrap();
+    std::os::unix::fs::symlink("kubectl-relay", folder.path().join("kubectl_complete-relay")).unwrap();
     folder
 }
 

@@ -104,7 +104,9 @@ fn a_quota_is_named_before_anything_is_started() {
     let exited = examined(&admin_kubeconfig(), &["-n", name, "--agent-source", "image"]);
     assert_eq!(exited.code, Some(1), "{}", exited.stdout);
     assert!(exited.stdout.contains("failed   admission "), "{}", exited.stdout);
-    assert!(exited.stdout.contains("exceeded quota") && exited.stdout.contains("hint:"), "{}", exited.stdout);
+    // Lines are wrapped.
+    let words = exited.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("exceeded quota: none") && words.contains("hint: free some of it"), "{words}");
     assert_eq!(kubectl(&["get", "jobs", "-n", name, "-o", "name"]), "");
 }
 
