@@ -10,7 +10,11 @@ use kubectl_relay::{
 };
 use tempfile::TempDir;
 
-use crate::{Captured, cluster::Cluster, cluster::Mood, point_at};
+use crate::{
+    Captured,
+    cluster::{Away, Cluster, Mood},
+    point_at,
+};
 
 /// Runs it to its end; gives what it printed and its exit code.
 async fn examined(server: &str, more: &[&str]) -> (String, Result<u8, Error>) {
@@ -88,4 +92,21 @@ async fn credentials_that_are_not_accepted_end_it() {
         last.starts_with("failed   server      the API server does not accept the credentials"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn an_agent_that_is_not_reached_fails_and_is_removed() {
+    let cluster = Cluster::new();
+    let (server, _) = cluster.listen().await;
+    cluster.lose_node("node-1", Away::Told);
+    let (text, code) = examined(&server, &["--pod-running-timeout", "3s"]).await;
+    assert_eq!(code.unwrap(), 1, "{text}");
+    let agent = lines(&text, "agent");
+    assert!(agent[0].starts_with("warning  agent       the agent is not reached yet: "), "{text}");
+    assert!(
+        agent[1].starts_with("failed   agent       the agent runs, but is not reached after 3s"),
+        "{text}"
+    );
+    assert!(lines(&text, "cleanup")[0].starts_with("ok "), "{text}");
+    assert!(cluster.nodes().is_empty(), "the agent is still there");
 }
