@@ -14,23 +14,16 @@ use kube::{Api, Client, api::PostParams};
 
 use super::report::{Line, MISSING_RIGHTS, Report};
 use crate::{
-    agent::embedded::EMBEDDED,
+    agent::{embedded::EMBEDDED, found},
     cli::args::AgentSource,
     cluster::{
         api::{ApiError, Call, made},
-        rbac::{AGENT_RULES, EMBEDDED_RULES, Rule, TARGET_RULES},
+        rbac::{AGENT_RULES, EMBEDDED_RULES, Rule, SHARED_RULES, TARGET_RULES},
     },
 };
 
 /// So many questions are on their way at once.
 const AT_ONCE: usize = 4;
-/// Where a shared agent is, unless it is said.
-const SHARED_NAMESPACE: &str = "kubectl-relay";
-
-const SHARED_RULES: &[Rule] = &[
-    Rule { group: "", resource: "pods", verbs: &["list", "watch"] },
-    Rule { group: "", resource: "pods/portforward", verbs: &["get", "create"] },
-];
 const NONE_RULES: &[Rule] = &[
     Rule { group: "", resource: "pods", verbs: &["get"] },
     Rule { group: "", resource: "pods/portforward", verbs: &["get", "create"] },
@@ -61,7 +54,7 @@ impl Way {
     /// `agent_namespace` is `--server.namespace`, `namespace` the targets'.
     fn of(word: &'static str, agent_namespace: Option<&str>, namespace: &str) -> Self {
         let (place, rules) = match word {
-            "shared" => (agent_namespace.unwrap_or(SHARED_NAMESPACE), SHARED_RULES.to_vec()),
+            "shared" => (agent_namespace.unwrap_or(found::NAMESPACE), SHARED_RULES.to_vec()),
             "none" => (namespace, NONE_RULES.to_vec()),
             "embedded" => (agent_namespace.unwrap_or(namespace), [AGENT_RULES, EMBEDDED_RULES].concat()),
             _ => (agent_namespace.unwrap_or(namespace), AGENT_RULES.to_vec()),
@@ -81,8 +74,10 @@ enum Weight {
     Helps,
 }
 
-fn weight(rule: &Rule, verb: &str) -> Weight {
+fn weight(way: &Way, rule: &Rule, verb: &str) -> Weight {
     match (rule.resource, verb) {
+        // Whoever may not watch a shared agent looks now and then.
+        ("pods", "watch") if way.word == "shared" => Weight::Helps,
         ("pods/portforward", _) => Weight::Either,
         ("events", _) | ("jobs", "list") | ("configmaps", "delete") => Weight::Helps,
         _ => Weight::Must,
@@ -118,7 +113,7 @@ impl Rights {
     /// What keeps a way from working at all.
     pub(super) fn obstacles(&self, way: &Way) -> Vec<String> {
         let neither = |rule: &Rule| !rule.verbs.iter().any(|verb| self.may(&way.namespace, rule, verb));
-        self.missing(&way.namespace, &way.rules, |rule, verb| match weight(rule, verb) {
+        self.missing(&way.namespace, &way.rules, |rule, verb| match weight(way, rule, verb) {
             Weight::Must => true,
             Weight::Either => neither(rule),
             Weight::Helps => false,
@@ -127,7 +122,7 @@ impl Rights {
 
     /// What it works without, and not as well.
     fn shortcomings(&self, way: &Way) -> Vec<String> {
-        self.missing(&way.namespace, &way.rules, |rule, verb| weight(rule, verb) != Weight::Must)
+        self.missing(&way.namespace, &way.rules, |rule, verb| weight(way, rule, verb) != Weight::Must)
     }
 
     /// Whether the trial of a pod may be made.
