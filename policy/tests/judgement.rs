@@ -1,5 +1,7 @@
 //! What a policy says of addresses and names.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::net::SocketAddr;
 
 use relay_policy::{Denial, Names, Policy};

@@ -1,5 +1,7 @@
 //! Rules as people type them, and as nobody should.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
