@@ -6,6 +6,16 @@ use crate::cluster::ready::Destination;
 
 /// The sentence and the hint.
 pub fn sentence(target: &str, destination: &Destination, status: Status) -> (String, String) {
+    let (what, hint) = both(destination, status);
+    (format!("{target}: {what}"), hint.to_owned())
+}
+
+/// The sentence alone, for whoever knows what was asked for.
+pub fn what(destination: &Destination, status: Status) -> String {
+    both(destination, status).0
+}
+
+fn both(destination: &Destination, status: Status) -> (String, &'static str) {
     let host = match &destination.address {
         Address::Ip(ip) => ip.to_string(),
         Address::Host(name) => name.to_string(),
@@ -14,7 +24,7 @@ pub fn sentence(target: &str, destination: &Destination, status: Status) -> (Str
         Address::Ip(ip) => std::net::SocketAddr::new(*ip, destination.port).to_string(),
         Address::Host(name) => format!("{name}:{}", destination.port),
     };
-    let (what, hint) = match status {
+    match status {
         Status::NoSuchHost => (
             format!("the cluster knows no host \"{host}\""),
             "check the name; a Service of another namespace is NAME.NAMESPACE",
@@ -45,8 +55,7 @@ pub fn sentence(target: &str, destination: &Destination, status: Status) -> (Str
         Status::ShuttingDown => ("the agent is ending".to_owned(), "try again: another one is being started"),
         Status::AgentLost => ("the agent is gone".to_owned(), "try again: another one is being started"),
         other => (format!("{place} cannot be reached: {other}"), "run with -v=4 to see more"),
-    };
-    (format!("{target}: {what}"), hint.to_owned())
+    }
 }
 
 /// Whether a status can be the answer to a dial that failed, rather than the end of a connection that worked.

@@ -124,7 +124,9 @@ impl Direct {
     ) -> Option<Error> {
         // What a patch makes of the pod is whose patch it is.
         let is_own_fault = wanted.pod.patch.is_some() && !error.is_refusal();
-        if wanted.source != AgentSource::Auto || !error.is_for_want_of_leave() || is_own_fault {
+        // A proxy's clients name what only an agent reaches.
+        let is_proxy = forwards.is_empty();
+        if wanted.source != AgentSource::Auto || !error.is_for_want_of_leave() || is_own_fault || is_proxy {
             return Some(error.into());
         }
         if let Some(needs) = forwards.iter().find(|forward| forward.direct.is_none()) {
@@ -151,6 +153,10 @@ impl Direct {
 pub fn typed_in_vain(settings: &Settings) -> Option<Error> {
     if settings.agent.source != AgentSource::None {
         return None;
+    }
+    if settings.proxy.is_some() {
+        let target = "a proxy".into();
+        return Some(DirectError::NeedsAgent { target, udp: false }.into());
     }
     settings.targets.iter().find_map(|wanted| {
         let spec = &wanted.spec;

@@ -11,6 +11,7 @@ use crate::{
     forward::listen::ListenError,
     hints::HintError,
     ports_file::PortsFileError,
+    proxy::ProxyError,
     shared::SharedError,
     target::Place,
 };
@@ -55,6 +56,9 @@ pub enum Error {
     /// A file that cannot be made.
     #[error(transparent)]
     PortsFile(#[from] PortsFileError),
+    /// A proxy that cannot be.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// An agent that does not come to run.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -106,6 +110,7 @@ impl Error {
             Self::Hint(error) => error.hint(),
             Self::Listen(error) => error.hint(),
             Self::PortsFile(error) => error.hint(),
+            Self::Proxy(error) => error.hint(),
             Self::Launch(error) => error.hint(),
             Self::Direct(error) => error.hint(),
             Self::Command(error) => error.hint(),
@@ -123,6 +128,7 @@ impl Error {
             Self::Direct(error) => error.exit_code(),
             Self::Hint(error) if error.is_misuse() => 2,
             Self::PortsFile(error) if error.is_misuse() => 2,
+            Self::Proxy(error) => error.exit_code(),
             Self::Command(error) => error.exit_code(),
             Self::Shared(error) => error.exit_code(),
             _ => 1,

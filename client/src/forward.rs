@@ -95,7 +95,7 @@ pub enum NotForwarded {
 
 impl NotForwarded {
     /// For scripts.
-    fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         match self {
             Self::Refused(status) => *status,
             Self::Ending => Status::Aborted,
@@ -114,18 +114,37 @@ impl Relay {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let mut current = self.current.clone();
-        let ready = current.borrow_and_update().is_ready();
-        let wait = if ready { self.connect_wait.max(LIMIT_WAIT) } else { self.connect_wait };
-        let deadline = Instant::now() + wait;
+        let deadline = self.deadline();
         let route = timeout_at(Instant::now() + self.connect_wait, path.route.destination());
         let destination = route
             .await
             .map_err(|_| NotForwarded::Waited("nothing was ready to take the connection"))?
             .map_err(NotForwarded::Gone)?;
+        let opened = self.open_to(path.protocol, &destination, deadline, open).await?;
+        Ok((opened, destination))
+    }
+
+    /// Until when something that is opened now waits for a session.
+    pub(crate) fn deadline(&self) -> Instant {
+        let ready = self.current.borrow().is_ready();
+        Instant::now() + if ready { self.connect_wait.max(LIMIT_WAIT) } else { self.connect_wait }
+    }
+
+    /// Opens a way to exactly there with `open`.
+    pub(crate) async fn open_to<T, F>(
+        &self,
+        protocol: Protocol,
+        destination: &Destination,
+        deadline: Instant,
+        open: impl Fn(Session, Header) -> F,
+    ) -> Result<T, NotForwarded>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let mut current = self.current.clone();
         let header = Header {
             request_id: uuid::Uuid::new_v4(),
-            protocol: path.protocol,
+            protocol,
             port: destination.port,
             address: destination.address.clone(),
         };
@@ -142,10 +161,7 @@ impl Relay {
                 }
             }
         });
-        match opened.await {
-            Ok(opened) => Ok((opened?, destination)),
-            Err(_) => Err(NotForwarded::Waited("the agent was not reached")),
-        }
+        opened.await.unwrap_or(Err(NotForwarded::Waited("the agent was not reached")))
     }
 }
 

@@ -18,6 +18,7 @@ pub mod network;
 pub mod output;
 pub mod port;
 pub mod ports_file;
+pub mod proxy;
 pub mod run;
 pub mod shared;
 pub mod signals;

@@ -169,6 +169,23 @@ impl Output {
         }
     }
 
+    /// Where a proxy listens, at the moment traffic can flow.
+    pub fn proxying(&self, local: SocketAddr) {
+        self.event(|| Event::Proxy {
+            address: local.ip().to_string(),
+            port: local.port(),
+            protocols: &["socks5", "socks4a", "http"],
+        });
+        if !self.json {
+            self.result(&format!("Proxy listening on {local} (SOCKS5, SOCKS4a, HTTP)"));
+        }
+    }
+
+    /// Of `-v`.
+    pub fn verbosity(&self) -> u8 {
+        self.verbosity
+    }
+
     /// A change of the relay's state.
     pub fn state(&self, state: &RelayState) {
         let (word, why) = match state {

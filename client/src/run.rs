@@ -35,6 +35,7 @@ use crate::{
     network,
     output::Output,
     ports_file::{PortsFile, PortsFileError},
+    proxy::{Listening, ProxyError, Proxying},
     signals::{Signals, exit_code},
 };
 
@@ -195,6 +196,8 @@ async fn forward_all(
             forwards.push((forward, *context));
         }
     }
+    let proxy = settings.proxy.as_ref().map(|proxy| Ok((proxy, Listening::bind(proxy)?)));
+    let proxy = proxy.transpose().map_err(|error: ProxyError| Error::from(error))?;
     for (forward, context) in &forwards {
         if let Some(note) = &forward.note {
             contexts.all[*context].output.note(note);
@@ -210,7 +213,12 @@ async fn forward_all(
     let planned: Vec<Planned> =
         forwards.into_iter().map(|(forward, context)| Planned { forward, way: &ways[context] }).collect();
     let serving = serve(&planned, listeners);
-    let not_ready = AtomicUsize::new(planned.len());
+    let proxying = proxy.zip(contexts.of_proxy).map(|((proxy, listening), context)| {
+        let namespace = &contexts.all[context].config.namespace;
+        let serving = Proxying::serve(proxy, listening, ways[context].relay.clone(), namespace);
+        (serving, &ways[context])
+    });
+    let not_ready = AtomicUsize::new(planned.len() + usize::from(proxying.is_some()));
     let one_is_ready = || {
         if not_ready.fetch_sub(1, Ordering::Relaxed) == 1 {
             let forwards = forwarded(&planned, &serving);
@@ -226,7 +234,9 @@ async fn forward_all(
         let through_it = |(planned, _): &(&Planned<'_>, &Serving)| std::ptr::eq(planned.way, way);
         let forwards = planned.iter().zip(&serving).filter(through_it);
         let forwards = forwards.map(|(planned, serving)| (&planned.forward, serving)).collect();
-        announce(context, way, forwards, settings.pod_running_timeout, &one_is_ready).await
+        let proxying = proxying.as_ref().filter(|(_, its_way)| std::ptr::eq(*its_way, way));
+        let proxying = proxying.map(|(proxying, _)| proxying);
+        announce(context, way, forwards, proxying, settings.pod_running_timeout, &one_is_ready).await
     });
     let mut announcing: FuturesUnordered<_> = announced.collect();
     let removing = contexts.all.iter().zip(&ways);

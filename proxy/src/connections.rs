@@ -206,6 +206,10 @@ impl Tracked {
     /// It came to this end.
     pub(crate) fn ended(&self, end: End) {
         let mut fate = self.fate();
+        // Whoever saw it break knows better than who sees it closed.
+        if end == End::Finished && fate.status != Status::Aborted {
+            return;
+        }
         (fate.status, fate.by_client) = match end {
             End::Finished => (Status::Ok, false),
             End::ResetByClient => (Status::ResetByPeer, true),

@@ -52,6 +52,11 @@ impl Credentials {
         &self.name
     }
 
+    /// The password, for programs that are started to use the proxy.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
     /// Whether a SOCKS5 login has them. Takes the same time for every wrong one of the same length.
     pub fn accepts_login(&self, login: &Login) -> bool {
         self.accepts(&login.name, &login.password)

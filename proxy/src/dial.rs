@@ -81,6 +81,12 @@ impl Moved {
         (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
     }
 
+    /// Counts bytes from the client and to it.
+    pub fn add(&self, sent: u64, received: u64) {
+        self.sent.fetch_add(sent, Ordering::Relaxed);
+        self.received.fetch_add(received, Ordering::Relaxed);
+    }
+
     /// Counts bytes from the client.
     pub fn add_sent(&self, len: usize) {
         self.sent.fetch_add(len as u64, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use relay_protocol::{Status, header::Address};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UdpSocket, lookup_host},
@@ -193,7 +194,8 @@ impl<F: Datagrams> Datagrams for Flow<F> {
     fn send(&self, datagram: Bytes) -> Result<(), Status> {
         match self {
             Self::Cluster(flow) => flow.send(datagram),
-            Self::Here { socket, .. } => match socket.try_send(&datagram) {
+            // What the runtime knows of the socket may be older than it.
+            Self::Here { socket, .. } => match SockRef::from(socket).send(&datagram) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
                 sent => sent.map(|_| ()).map_err(|error| status(&error)),
             },

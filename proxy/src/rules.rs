@@ -10,7 +10,8 @@ use crate::Target;
 /// A name pattern, an address or a range of addresses, with ports where they matter.
 ///
 /// `*` in a name stands for any characters, dots too. Ports follow a colon: `*.example.com:443`, `10.0.0.0/8:8000-8100`,
-/// `[fd00::/8]:53`. A Service's name means the same with and without its `.svc.cluster.local`.
+/// `[fd00::/8]:53`. A Service's name means the same with and
+/// without its `.svc.cluster.local`, as far as the namespace is named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     host: HostPattern,
@@ -76,6 +77,7 @@ fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
 }
 
 fn parse_host(text: &str) -> Option<HostPattern> {
+    let text = plain(text);
     if text == "*" {
         return Some(HostPattern::Any);
     }
@@ -89,15 +91,24 @@ fn parse_host(text: &str) -> Option<HostPattern> {
     let all_good = !text.is_empty() && text.bytes().all(is_part) && !text.contains("..");
     // Something like 10.0.0 would never match what it seems to mean.
     let is_name = text.bytes().any(|byte| !byte.is_ascii_digit() && byte != b'.');
-    (all_good && is_name).then(|| HostPattern::Name(short(text)))
+    (all_good && is_name).then(|| HostPattern::Name(short(&text).to_owned()))
 }
 
-/// In lower case, without the dot at the end, and without what every Service's full name ends in.
-fn short(name: &str) -> String {
-    let lower = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    match lower.find(".svc.") {
-        Some(at) => lower[..at].to_owned(),
-        None => lower.strip_suffix(".svc").unwrap_or(&lower).to_owned(),
+/// In lower case, without the dot at the end.
+fn plain(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+/// `NAME.NAMESPACE` of a Service's longer name; anything else as it is. A pattern that leaves the namespace open stays
+/// what it is too: without its end, it would mean any name of two words.
+fn short(name: &str) -> &str {
+    let service = match name.find(".svc.") {
+        Some(at) => &name[..at],
+        None => name.strip_suffix(".svc").unwrap_or(name),
+    };
+    match service.rsplit_once('.') {
+        Some((_, namespace)) if !namespace.contains('*') => service,
+        _ => name,
     }
 }
 
@@ -126,7 +137,10 @@ impl Pattern {
         }
         match (&self.host, &target.address) {
             (HostPattern::Any, _) => true,
-            (HostPattern::Name(pattern), Address::Host(name)) => is_match(pattern, &short(name.as_str())),
+            (HostPattern::Name(pattern), Address::Host(name)) => {
+                let name = plain(name.as_str());
+                is_match(pattern, &name) || is_match(pattern, short(&name))
+            }
             (HostPattern::Net(net), Address::Ip(ip)) => net.contains(&ip.to_canonical()),
             _ => false,
         }
@@ -255,6 +269,10 @@ mod tests {
             ("*.kube-system", "dns.kube-system.svc.cluster.local:53", true),
             ("*.kube-system.svc.cluster.local", "dns.kube-system:53", true),
             ("*.kube-system", "dns.kube-system.example.com:53", false),
+            ("*.svc.cluster.local", "dns.kube-system.svc.cluster.local:53", true),
+            ("*.svc.cluster.local", "example.com:53", false),
+            ("web.*.svc", "web.example:53", false),
+            ("web", "web.svc.example.com:53", false),
             ("10.0.0.0/8", "10.9.9.9:1", true),
             ("10.0.0.7/8", "10.9.9.9:1", true),
             ("10.0.0.0/8", "11.0.0.1:1", false),

@@ -16,7 +16,6 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::{
-    body::Incoming,
     server::conn::http1,
     service::service_fn,
     upgrade::{OnUpgrade, Upgraded},
@@ -24,7 +23,10 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use self::{request::Requests, upstream::Counted};
+use self::{
+    request::Requests,
+    upstream::{Counted, Watched},
+};
 use crate::{
     Dial,
     connections::Tracked,
@@ -34,7 +36,7 @@ use crate::{
 };
 
 /// What an answer carries: the target's body as it comes, or a text of the proxy's own.
-type Body = Either<Incoming, Full<Bytes>>;
+type Body = Either<Watched, Full<Bytes>>;
 
 /// A connection that stops being HTTP.
 enum Handover<S> {

@@ -66,27 +66,50 @@ pub async fn splice_tuned(
     stream: TunnelStream,
     mut tune: impl FnMut(&TcpStream, u64, u64),
 ) -> SpliceReport {
+    let mut tuned = 0;
+    run(socket, stream, Bytes::new(), |socket, sent, received| {
+        let moved = sent + received;
+        if moved >= tuned + TUNE_EVERY {
+            tuned = moved;
+            tune(socket, sent, received);
+        }
+    })
+    .await
+}
+
+/// As [`splice`], where `early` was read from the socket before and goes first. Tells `watch` again and again how many
+/// bytes went into the stream, `early` among them, and how many into the socket.
+pub async fn splice_watched(
+    socket: TcpStream,
+    stream: TunnelStream,
+    early: Bytes,
+    mut watch: impl FnMut(u64, u64),
+) -> SpliceReport {
+    run(socket, stream, early, |_, sent, received| watch(sent, received)).await
+}
+
+async fn run(
+    socket: TcpStream,
+    stream: TunnelStream,
+    early: Bytes,
+    mut watch: impl FnMut(&TcpStream, u64, u64),
+) -> SpliceReport {
     let mut splice = Splice {
         socket: &socket,
         stream: &stream,
-        unsent: Bytes::new(),
+        sent: early.len() as u64,
+        unsent: early,
         up_done: false,
         unwritten: VecDeque::new(),
         down: Down::Open,
-        sent: 0,
         received: 0,
     };
     // Until both directions have ended in order, a socket that is dropped is reset, with its process too: what was lost
     // must not look complete to the program behind it.
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
-    let mut tuned = 0;
     let result = poll_fn(|cx| {
         let result = splice.poll(cx);
-        let moved = splice.sent + splice.received;
-        if moved >= tuned + TUNE_EVERY {
-            tuned = moved;
-            tune(&socket, splice.sent, splice.received);
-        }
+        watch(&socket, splice.sent, splice.received);
         result
     })
     .await;

@@ -113,6 +113,9 @@ impl Args {
 
     /// What the flags make of stdout and stderr.
     pub fn terminal(&self) -> Output {
+        if let Some(Verb::Proxy(proxy)) = &self.verb {
+            return proxy.terminal(self.verbosity);
+        }
         let output = Output::new(self.output == OutputArg::Json, self.verbosity);
         let output = if self.command.is_empty() { output } else { output.beside_a_command() };
         if self.log_connections { output.log_connections() } else { output }

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     agent::patch,
     command::CommandLine,
+    proxy::{ProxyArgs, ProxyError, ProxySettings},
     target::{Place, TargetError},
 };
 
@@ -31,6 +32,8 @@ pub struct Settings {
     pub addresses: Vec<ListenAddress>,
     /// Where to write which ports are listened on.
     pub ports_file: Option<PathBuf>,
+    /// The proxy to be, if one is wanted.
+    pub proxy: Option<ProxySettings>,
     /// What to run with the forwards.
     pub command: Option<CommandLine>,
     /// How long a new connection waits for the relay.
@@ -175,6 +178,9 @@ pub enum UsageError {
         /// Why.
         source: std::io::Error,
     },
+    /// The proxy's own flags.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// The patch is no patch of a pod template.
     #[error(transparent)]
     Patch(#[from] patch::PatchError),
@@ -209,6 +215,7 @@ impl UsageError {
             Self::DeadBeforePing { .. } => "make --dead-after at least twice --ping, or --ping 0".into(),
             Self::PatchFile { .. } => "name a file with a JSON or YAML patch of the pod template".into(),
             Self::Patch(error) => error.hint(),
+            Self::Proxy(error) => error.hint(),
         }
     }
 }
@@ -252,6 +259,7 @@ impl Settings {
             targets: Vec::new(),
             addresses: Vec::new(),
             ports_file: None,
+            proxy: None,
             command: None,
             connect_wait: Duration::ZERO,
             session: SessionSettings {
@@ -266,6 +274,24 @@ impl Settings {
             cluster,
             json: false,
             verbosity,
+        })
+    }
+
+    /// A run without targets, for a proxy.
+    ///
+    /// # Errors
+    /// The first argument that makes no sense.
+    pub fn for_proxy(
+        proxy: ProxySettings,
+        args: &ProxyArgs,
+        cluster: ClusterArgs,
+        verbosity: u8,
+    ) -> Result<Self, UsageError> {
+        Ok(Self {
+            proxy: Some(proxy),
+            connect_wait: args.connect_wait,
+            json: args.output == OutputArg::Json,
+            ..Self::without_targets(&args.agent, &args.session, cluster, verbosity)?
         })
     }
 }

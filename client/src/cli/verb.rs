@@ -10,6 +10,8 @@ use crate::{
     doctor::{self, DoctorArgs},
     error::Error,
     output::Output,
+    proxy::ProxyArgs,
+    run::run,
     shared::AgentVerb,
     version::{self, VersionArgs},
 };
@@ -20,6 +22,8 @@ pub enum Verb {
     /// Install, roll, watch or remove an agent that a team shares.
     #[command(subcommand)]
     Agent(Box<AgentVerb>),
+    /// Listen as a proxy (SOCKS5, SOCKS4a, HTTP) through which everything is reached that the cluster can reach.
+    Proxy(Box<ProxyArgs>),
     /// Tell this plugin's version, and for which processors it brings an agent.
     Version(VersionArgs),
     /// Print a script that teaches a shell to complete, and tell how `kubectl relay` itself is completed.
@@ -36,6 +40,10 @@ impl Verb {
     pub async fn run(self, cluster: ClusterArgs, output: &Arc<Output>) -> Result<u8, Error> {
         match self {
             Self::Agent(verb) => return verb.run(&cluster, output).await,
+            Self::Proxy(args) => {
+                let settings = args.settings(cluster, output.verbosity())?;
+                return run(settings, Arc::clone(output)).await;
+            }
             Self::Version(args) => version::tell(&args, output),
             Self::Completion(args) => completion::print(&args, output),
             Self::Doctor(args) => return doctor::run(*args, cluster, output).await,

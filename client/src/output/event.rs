@@ -13,6 +13,11 @@ pub(super) enum Event<'a> {
         remote_port: u16,
         protocol: String,
     },
+    Proxy {
+        address: String,
+        port: u16,
+        protocols: &'a [&'a str],
+    },
     State {
         state: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]

@@ -38,7 +38,8 @@ pub(super) async fn open(
 ) -> Result<(Vec<Wanted>, Contexts), Error> {
     output.waiting("looking the targets up");
     let lacking = |wanted: &&Wanted| wanted.spec.ports.is_empty();
-    let open = settings.targets.is_empty() || settings.targets.iter().any(|wanted| lacking(&wanted));
+    let nothing = settings.targets.is_empty() && settings.proxy.is_none();
+    let open = nothing || settings.targets.iter().any(|wanted| lacking(&wanted));
     if !open {
         return Ok((settings.targets.clone(), Contexts::open(settings, output).await?));
     }

@@ -28,34 +28,41 @@ pub(super) struct Contexts {
     pub(super) all: Vec<Context>,
     /// For each target, in their order, its place in `all`.
     pub(super) of_target: Vec<usize>,
+    /// The place of the proxy's, if there is one.
+    pub(super) of_proxy: Option<usize>,
 }
 
 impl Contexts {
     /// Reads the kubeconfig for each context that is named, and gets first credentials. Two names for the same context
     /// are one: no name, and the current one's.
     pub(super) async fn open(settings: &Settings, output: &Arc<Output>) -> Result<Self, Error> {
-        let name_of = |wanted: &Wanted| wanted.context.clone().or_else(|| settings.cluster.context.clone());
+        let runs_own = &settings.cluster.context;
+        let of_target = |wanted: &Wanted| {
+            let name = wanted.context.clone().or_else(|| runs_own.clone());
+            (name, wanted.spec.place.clone())
+        };
+        let of_proxy = settings.proxy.iter().map(|_| (runs_own.clone(), None));
         let mut loaded: Vec<(Option<String>, usize)> = Vec::new();
         let mut configs: Vec<(ClusterArgs, ClusterConfig)> = Vec::new();
-        let mut of_target = Vec::new();
-        let typed = settings.targets.iter().map(|wanted| (name_of(wanted), wanted.spec.place.as_ref()));
-        // With no target typed, one of the run's own context is asked for.
-        let asked = settings.targets.is_empty().then(|| (settings.cluster.context.clone(), None));
-        for (name, place) in typed.chain(asked) {
+        let mut places = Vec::new();
+        // With nothing typed, a target of the run's own context is asked for.
+        let asked = settings.targets.is_empty() && settings.proxy.is_none();
+        let asked = asked.then(|| (runs_own.clone(), None));
+        for (name, place) in settings.targets.iter().map(of_target).chain(asked).chain(of_proxy) {
             if let Some((_, index)) = loaded.iter().find(|(known, _)| *known == name) {
-                of_target.push(*index);
+                places.push(*index);
                 continue;
             }
             let args = ClusterArgs { context: name.clone(), ..settings.cluster.clone() };
             let config = ClusterConfig::load(&args).await;
-            let config = config.map_err(|error| Error::from(error).at(place))?;
+            let config = config.map_err(|error| Error::from(error).at(place.as_ref()))?;
             let same = configs.iter().position(|(_, known)| known.context == config.context);
             let index = same.unwrap_or_else(|| {
                 configs.push((args, config));
                 configs.len() - 1
             });
             loaded.push((name, index));
-            of_target.push(index);
+            places.push(index);
         }
         let is_one_of_several = configs.len() > 1;
         let opened = configs.into_iter().map(async |(args, config)| {
@@ -70,7 +77,8 @@ impl Contexts {
             let shared = Finder::start(&access, &settings.agent, &config.namespace, limit);
             Ok::<_, Error>(Context { config, access, shared, output, is_one_of_several })
         });
-        Ok(Self { all: try_join_all(opened).await?, of_target })
+        let of_proxy = settings.proxy.as_ref().and_then(|_| places.pop());
+        Ok(Self { all: try_join_all(opened).await?, of_target: places, of_proxy })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     forward::{Path, listen::Bound, tcp, udp},
     output::ForwardLine,
     ports_file::PortsFileError,
+    proxy::Proxying,
 };
 
 /// A forward, and what it goes through.
@@ -89,11 +90,18 @@ pub(super) async fn announce(
     context: &Context,
     way: &Way,
     forwards: Vec<(&Forward, &Serving)>,
+    proxying: Option<&Proxying>,
     pod_timeout: Duration,
     one_is_ready: impl Fn() -> Result<(), PortsFileError>,
 ) -> Error {
     way.ready().await;
     let output = &context.output;
+    if let Some(proxying) = proxying {
+        proxying.announce(output);
+        if let Err(error) = one_is_ready() {
+            return error.into();
+        }
+    }
     let mut watched: FuturesUnordered<_> = forwards
         .into_iter()
         .map(async |(forward, serving)| {

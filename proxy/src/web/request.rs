@@ -14,9 +14,13 @@ use tokio::sync::Mutex;
 use super::{
     Body, Handover, Later, answer,
     head::{self, Asked, BadHead},
-    upstream::{Failed, Upstream, broken},
+    upstream::{Failed, Upstream, Watched, broken},
 };
-use crate::{Dial, PageRequest, Refused, Target, connections::Spoken, server::Shared};
+use crate::{
+    Dial, PageRequest, Refused, Target,
+    connections::{Spoken, Tracked},
+    server::Shared,
+};
 
 /// A client's requests.
 pub(super) struct Requests<D: Dial> {
@@ -131,7 +135,10 @@ impl<D: Dial> Requests<D> {
                 Err(refused) => return Ok(answer::refused(&refused)),
             };
             match upstream.send(request).await {
-                Ok(response) => return Ok(self.passed_on(response, client, &target)),
+                Ok(response) => {
+                    let tracked = upstream.tracked();
+                    return Ok(self.passed_on(response, client, &target, tracked));
+                }
                 Err(Failed::Unsent(unsent)) => {
                     let is_new = kept.take().is_none_or(|upstream| upstream.is_new());
                     if is_new {
@@ -188,6 +195,7 @@ impl<D: Dial> Requests<D> {
         mut response: Response<Incoming>,
         client: hyper::upgrade::OnUpgrade,
         target: &Target,
+        tracked: Arc<Tracked>,
     ) -> Response<Body> {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let other_side = switches.then(|| hyper::upgrade::on(&mut response));
@@ -199,7 +207,7 @@ impl<D: Dial> Requests<D> {
         if let Some(target) = other_side {
             self.later.set(Handover::Upgrade { client, target });
         }
-        Response::from_parts(head, Either::Left(body))
+        Response::from_parts(head, Either::Left(Watched::new(body, tracked)))
     }
 }
 

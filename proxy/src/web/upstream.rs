@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{
-    body::Incoming,
+    body::{Body, Frame, Incoming, SizeHint},
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
@@ -80,10 +81,48 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     }
 }
 
+/// A response's body. Where it breaks off, so did its connection.
+pub(super) struct Watched {
+    body: Incoming,
+    tracked: Arc<Tracked>,
+}
+
+impl Watched {
+    pub(super) fn new(body: Incoming, tracked: Arc<Tracked>) -> Self {
+        Self { body, tracked }
+    }
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        if let Poll::Ready(Some(Err(_))) = &frame {
+            this.tracked.ended(End::Reset(Status::ResetByPeer));
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// A target that speaks HTTP.
 pub(super) struct Upstream {
     pub(super) target: Target,
     sender: SendRequest<Incoming>,
+    tracked: Arc<Tracked>,
     /// Requests that it has answered.
     answered: usize,
     driver: AbortOnDropHandle<()>,
@@ -106,7 +145,9 @@ impl Upstream {
         let io = TokioIo::new(Counted { stream, tracked: Arc::clone(&tracked) });
         let handshake = http1::Builder::new().preserve_header_case(true).handshake(io).await;
         let (sender, connection) = handshake.map_err(|error| broken(&target, &error))?;
+        let of_driver = Arc::clone(&tracked);
         let driver = tokio::spawn(async move {
+            let tracked = of_driver;
             match connection.with_upgrades().await {
                 Ok(()) => tracked.ended(End::Finished),
                 Err(error) => {
@@ -115,7 +156,12 @@ impl Upstream {
                 }
             }
         });
-        Ok(Self { target, sender, answered: 0, driver: AbortOnDropHandle::new(driver) })
+        Ok(Self { target, sender, tracked, answered: 0, driver: AbortOnDropHandle::new(driver) })
+    }
+
+    /// The connection, for whoever sees more of it.
+    pub(super) fn tracked(&self) -> Arc<Tracked> {
+        Arc::clone(&self.tracked)
     }
 
     /// Ends the connection in order.
@@ -142,7 +188,10 @@ impl Upstream {
             }
             Err(mut failed) => Err(match failed.take_message() {
                 Some(request) => Failed::Unsent(Box::new(request)),
-                None => Failed::Broken { was_kept: self.answered > 0, error: failed.into_error() },
+                None => {
+                    self.tracked.ended(End::Reset(Status::ResetByPeer));
+                    Failed::Broken { was_kept: self.answered > 0, error: failed.into_error() }
+                }
             }),
         }
     }
