@@ -58,7 +58,12 @@ impl<D: Dial> Reach<D> {
             };
             match dialled {
                 Ok(stream) => return Ok((stream, origin)),
-                Err(refused) if refused.status == Status::NoSuchHost => last = refused,
+                // The client knows the name that it gave, whatever else was tried.
+                Err(refused) if refused.status == Status::NoSuchHost => {
+                    if candidate == *target || last.status == Status::Denied {
+                        last = refused;
+                    }
+                }
                 Err(refused) => return Err(refused),
             }
         }

@@ -14,6 +14,7 @@ mod lane_lost;
 mod laptop_asleep;
 mod path_cut;
 mod path_reset;
+mod proxied;
 mod rollout;
 mod strangers;
 mod stuck_reader;
