@@ -22,7 +22,7 @@ use crate::{
     Dial, Refused, Target,
     carry::carry,
     dial::{Datagrams, End, Moved, Outbound},
-    rules::{Origin, Rules},
+    rules::{Origin, Rules, is_loopback},
     socket::Socket,
 };
 
@@ -89,7 +89,11 @@ impl<D: Dial> Reach<D> {
 }
 
 fn denied(target: &Target) -> Refused {
-    Refused { status: Status::Denied, why: format!("the rules of this proxy forbid {target}") }
+    let why = match is_loopback(target) {
+        true => format!("{target} is nothing in the cluster; --direct is for what is on this machine"),
+        false => format!("the rules of this proxy forbid {target}"),
+    };
+    Refused { status: Status::Denied, why }
 }
 
 async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, Refused> {

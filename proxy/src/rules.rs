@@ -196,7 +196,8 @@ pub struct Rules {
 
 impl Rules {
     /// Which names to try for a target, in their order; one that is as good as denied is not among them. Empty: it is
-    /// denied.
+    /// denied. So is the loopback of whoever dials in the cluster: nothing there is for clients, and the agent itself
+    /// listens on it, which knows nothing of these rules.
     ///
     /// A name without a dot is looked for in the namespaces of the search list first, then as it is; one with a single
     /// dot (a pod's behind a headless Service, but also NAME.NAMESPACE) the other way round.
@@ -208,7 +209,7 @@ impl Rules {
         let candidates = self.candidates(target);
         candidates
             .into_iter()
-            .filter(|candidate| self.is_allowed(target, candidate))
+            .filter(|candidate| !is_loopback(target) && self.is_allowed(target, candidate))
             .map(|candidate| (candidate, Origin::Cluster))
             .collect()
     }
@@ -231,6 +232,20 @@ impl Rules {
             0 => searched.chain([as_it_is]).collect(),
             1 if !name.as_str().ends_with('.') => std::iter::once(as_it_is).chain(searched).collect(),
             _ => vec![as_it_is],
+        }
+    }
+}
+
+/// Whether the target is, by its address or its name, whoever dials.
+pub(crate) fn is_loopback(target: &Target) -> bool {
+    match &target.address {
+        Address::Ip(ip) => {
+            let ip = ip.to_canonical();
+            ip.is_loopback() || ip.is_unspecified()
+        }
+        Address::Host(name) => {
+            let name = plain(name.as_str());
+            name == "localhost" || name.ends_with(".localhost")
         }
     }
 }
@@ -331,6 +346,24 @@ mod tests {
             ["db.dev:80", "db.dev.svc:80", "web.dev:22", "10.0.0.1:22", "web.prod:80", "11.0.0.1:80"]
         {
             assert!(ways(&rules, denied).is_empty(), "{denied}");
+        }
+    }
+
+    #[test]
+    fn whoever_dials_is_no_target() {
+        let rules = rules(&["*"], &[], &["127.0.0.1:80"], &["dev"]);
+        assert_eq!(ways(&rules, "127.0.0.1:80"), ["127.0.0.1:80 here"]);
+        for own in [
+            "127.0.0.1:9527",
+            "127.9.9.9:1",
+            "[::1]:1",
+            "[::ffff:127.0.0.1]:1",
+            "0.0.0.0:1",
+            "[::]:1",
+            "LocalHost.:1",
+            "a.localhost:1",
+        ] {
+            assert!(ways(&rules, own).is_empty(), "{own}");
         }
     }
 
