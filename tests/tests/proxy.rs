@@ -75,6 +75,9 @@ fn what_cannot_be_reached_is_told_with_its_code_and_in_time() {
         ("kube-dns.kube-system", 53, 2, 403, 1),
         ("kube-dns.kube-system.svc.cluster.local", 53, 2, 403, 1),
         ("web", 7008, 2, 403, 1),
+        // The agent itself.
+        ("127.0.0.1", 9527, 2, 403, 1),
+        ("localhost", 9527, 2, 403, 1),
     ];
     let all: Vec<_> = Spoken::ALL.into_iter().flat_map(|spoken| cases.map(|case| (spoken, case))).collect();
     let asked = all.into_iter().map(|(spoken, (host, port, socks, http, limit))| {
