@@ -181,6 +181,32 @@ impl Output {
         }
     }
 
+    /// A name server's address, at the moment traffic can flow.
+    pub fn answering(&self, local: SocketAddr) {
+        self.event(|| Event::Dns { address: local.ip().to_string(), port: local.port() });
+        if !self.json {
+            self.result(&format!("DNS listening on {local} (UDP, TCP)"));
+        }
+    }
+
+    /// What to type, for people only.
+    pub fn usage(&self, text: &str) {
+        if !self.json && !self.beside_a_command {
+            self.stderr(text);
+        }
+    }
+
+    /// The whole of what stdout is for, and its end: whoever waits for that goes on, and this process too.
+    pub fn hand_over(&self, text: &str) {
+        self.write_stdout(text.trim_end());
+        let mut sink = self.sink();
+        sink.stdout_open = false;
+        let closed = std::fs::OpenOptions::new().write(true).open("/dev/null");
+        if let Err(error) = closed.and_then(|nothing| Ok(rustix::stdio::dup2_stdout(nothing)?)) {
+            tracing::debug!(%error, "stdout stays open");
+        }
+    }
+
     /// Of `-v`.
     pub fn verbosity(&self) -> u8 {
         self.verbosity

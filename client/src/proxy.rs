@@ -3,8 +3,13 @@
 
 pub mod args;
 mod dial;
+pub mod dns;
+pub mod environment;
+pub mod pac;
 mod serve;
 pub mod settings;
+mod shell;
+pub mod status;
 mod tell;
 
 pub use args::ProxyArgs;

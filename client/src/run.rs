@@ -214,8 +214,8 @@ async fn forward_all(
         forwards.into_iter().map(|(forward, context)| Planned { forward, way: &ways[context] }).collect();
     let serving = serve(&planned, listeners);
     let proxying = proxy.zip(contexts.of_proxy).map(|((proxy, listening), context)| {
-        let namespace = &contexts.all[context].config.namespace;
-        let serving = Proxying::serve(proxy, listening, ways[context].relay.clone(), namespace);
+        let config = &contexts.all[context].config;
+        let serving = Proxying::serve(proxy, listening, ways[context].relay.clone(), config);
         (serving, &ways[context])
     });
     let not_ready = AtomicUsize::new(planned.len() + usize::from(proxying.is_some()));
@@ -226,7 +226,9 @@ async fn forward_all(
                 file.write(&forwards)?;
             }
             output.waiting_is_over();
-            ready.send_replace(Some(variables(&forwards)));
+            let mut all = variables(&forwards);
+            all.extend(proxying.iter().flat_map(|(proxying, _)| proxying.variables().iter().cloned()));
+            ready.send_replace(Some(all));
         }
         Ok::<(), PortsFileError>(())
     };

@@ -90,7 +90,8 @@ impl Args {
         Self::refuse_before_a_verb(&matches)?;
         let args = Self::from_arg_matches(&matches)?;
         // Most likely a script's variable that is empty: forwarding for ever is not what it wanted.
-        if args.command.is_empty() && typed.last().is_some_and(|last| last == "--") {
+        let has_command = !args.command.is_empty() || args.verb.as_ref().is_some_and(Verb::has_command);
+        if !has_command && typed.last().is_some_and(|last| last == "--") {
             let message = "a command is missing after --";
             return Err(Self::command().error(ErrorKind::MissingRequiredArgument, message));
         }
@@ -363,6 +364,15 @@ mod tests {
         assert!(error.to_string().contains(message), "{error}");
         assert_eq!(error.exit_code(), 2);
         assert!(read(&["version", "--lanes", "2"]).is_err());
+    }
+
+    #[test]
+    fn a_verbs_command_may_end_in_dashes_and_may_not_be_missing() {
+        let args = read(&["proxy", "-l", "0", "--", "git", "diff", "--"]).unwrap();
+        assert!(args.verb.is_some_and(|verb| verb.has_command()));
+        assert!(read(&["proxy", "--"]).unwrap_err().to_string().contains("a command is missing"));
+        assert!(read(&["proxy", "--print-env", "--", "true"]).is_err());
+        assert!(read(&["proxy", "--print-env", "-o", "json"]).is_err());
     }
 
     #[test]

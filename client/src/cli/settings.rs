@@ -289,6 +289,7 @@ impl Settings {
     ) -> Result<Self, UsageError> {
         Ok(Self {
             proxy: Some(proxy),
+            command: CommandLine::new(args.command.clone()),
             connect_wait: args.connect_wait,
             json: args.output == OutputArg::Json,
             ..Self::without_targets(&args.agent, &args.session, cluster, verbosity)?

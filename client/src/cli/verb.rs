@@ -33,6 +33,11 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Whether it was given a command to run.
+    pub fn has_command(&self) -> bool {
+        matches!(self, Self::Proxy(args) if !args.command.is_empty())
+    }
+
     /// Does it; gives the exit code.
     ///
     /// # Errors

@@ -18,6 +18,10 @@ pub(super) enum Event<'a> {
         port: u16,
         protocols: &'a [&'a str],
     },
+    Dns {
+        address: String,
+        port: u16,
+    },
     State {
         state: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]

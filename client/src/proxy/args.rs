@@ -1,6 +1,6 @@
 //! What was typed behind `kubectl relay proxy`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::Args as ArgGroup;
 
@@ -11,6 +11,7 @@ use crate::{
         settings::{Settings, UsageError},
     },
     output::Output,
+    proxy::{dns::DnsArgs, pac::PacArgs},
 };
 
 /// What `kubectl relay proxy` takes.
@@ -60,6 +61,12 @@ pub struct ProxyArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration, env = "KUBECTL_RELAY_CONNECT_WAIT")]
     pub connect_wait: Duration,
 
+    /// The name server.
+    #[command(flatten)]
+    pub dns: DnsArgs,
+    /// Browsers.
+    #[command(flatten)]
+    pub pac: PacArgs,
     /// The session.
     #[command(flatten)]
     pub session: SessionArgs,
@@ -74,6 +81,14 @@ pub struct ProxyArgs {
     /// Tell of each connection at its end: when, from where, to what, bytes each way, status.
     #[arg(long)]
     pub log_connections: bool,
+
+    /// Print what sets a shell's variables once traffic can flow, and nothing else: source <(kubectl relay proxy --print-env).
+    #[arg(long, conflicts_with_all = ["output", "command"])]
+    pub print_env: bool,
+
+    /// A command to run once traffic can flow, with the variables that lead programs to the proxy; the run ends when it does, with its exit code.
+    #[arg(value_name = "COMMAND", last = true, num_args = 0..)]
+    pub command: Vec<OsString>,
 }
 
 /// Shown under the flags by `--help`.
@@ -91,6 +106,18 @@ Examples:
   # Only one namespace's Services and one network
   kubectl relay proxy --allow '*.dev,10.0.0.0/8'
 
+  # A command, or a shell, with the variables that lead programs to the proxy
+  kubectl relay proxy -l 0 -- curl http://web.default
+  source <(kubectl relay proxy --print-env); git clone http://git.tools/repo; kill $RELAY_PID
+
+  # A browser: only the cluster's names, and these addresses
+  kubectl relay proxy --pac-range 10.96.0.0/12
+  chromium --proxy-pac-url=http://127.0.0.1:1080/proxy.pac
+
+  # Names
+  kubectl relay proxy --dns 127.0.0.1:5300
+  dig -p 5300 @127.0.0.1 web SRV _http._tcp.web.default.svc.cluster.local
+
   # For other machines too, with a password
   KUBECTL_RELAY_PROXY_AUTH=me:secret kubectl relay proxy -l 0.0.0.0:1080";
 
@@ -98,6 +125,8 @@ impl ProxyArgs {
     /// What the flags make of stdout and stderr.
     pub fn terminal(&self, verbosity: u8) -> Output {
         let output = Output::new(self.output == OutputArg::Json, verbosity);
+        let output =
+            if self.print_env || !self.command.is_empty() { output.beside_a_command() } else { output };
         if self.log_connections { output.log_connections() } else { output }
     }
 

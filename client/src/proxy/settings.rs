@@ -5,7 +5,11 @@ use std::{net::IpAddr, num::NonZeroU16, path::PathBuf};
 use relay_protocol::header::HostName;
 use relay_proxy::{Credentials, CredentialsError, Limits, Pattern, PatternError, Rules};
 
-use super::ProxyArgs;
+use super::{
+    ProxyArgs,
+    dns::{DnsError, DnsSettings},
+    pac::{PacError, PacSettings},
+};
 use crate::{cli::settings::ListenAddress, forward::listen::ListenError, port::LocalPort};
 
 /// Holds `NAME:PASSWORD`, so that no list of processes shows it.
@@ -22,6 +26,12 @@ pub struct ProxySettings {
     pub credentials: Option<Credentials>,
     /// What clients may use.
     pub limits: Limits,
+    /// The name server.
+    pub dns: DnsSettings,
+    /// What browsers are told beside the cluster's own names.
+    pub pac: PacSettings,
+    /// stdout is a shell's, which sets its variables by it.
+    pub print_env: bool,
 }
 
 /// One value of `--listen`.
@@ -69,6 +79,12 @@ pub enum ProxyError {
         /// What is wrong.
         error: CredentialsError,
     },
+    /// The name server.
+    #[error(transparent)]
+    Dns(#[from] DnsError),
+    /// The PAC file.
+    #[error(transparent)]
+    Pac(#[from] PacError),
     /// A port that cannot be had.
     #[error(transparent)]
     Bind(#[from] ListenError),
@@ -89,6 +105,8 @@ impl ProxyError {
             Self::AuthFile { .. } | Self::Credentials { .. } => {
                 format!("write one line NAME:PASSWORD into a file that only you can read, or set {AUTH}")
             }
+            Self::Dns(error) => error.hint(),
+            Self::Pac(error) => error.hint(),
             Self::Bind(error) if error.source.kind() == std::io::ErrorKind::AddrInUse => {
                 "choose another port: --listen 127.0.0.1:1081, or a free one: --listen 127.0.0.1:0".into()
             }
@@ -127,11 +145,12 @@ impl ProxySettings {
             flows: args.max_flows as usize,
             ..Limits::default()
         };
-        Ok(Self { listen, rules, credentials, limits })
+        let (dns, pac) = (DnsSettings::from_args(&args.dns)?, PacSettings::from_args(&args.pac)?);
+        Ok(Self { listen, rules, credentials, limits, dns, pac, print_env: args.print_env })
     }
 }
 
-fn listen_on(text: &str) -> Result<ListenOn, ProxyError> {
+pub(super) fn listen_on(text: &str) -> Result<ListenOn, ProxyError> {
     let bad = || ProxyError::Listen(text.to_owned());
     let (host, port) = text.trim().rsplit_once(':').unwrap_or(("127.0.0.1", text.trim()));
     if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -148,7 +167,7 @@ fn listen_on(text: &str) -> Result<ListenOn, ProxyError> {
     Ok(ListenOn { address, port })
 }
 
-fn beyond_loopback(address: ListenAddress) -> Option<IpAddr> {
+pub(super) fn beyond_loopback(address: ListenAddress) -> Option<IpAddr> {
     match address {
         ListenAddress::Localhost => None,
         ListenAddress::Ip(ip) => (!ip.to_canonical().is_loopback()).then_some(ip),
