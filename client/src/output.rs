@@ -199,8 +199,7 @@ impl Output {
     /// The whole of what stdout is for, and its end: whoever waits for that goes on, and this process too.
     pub fn hand_over(&self, text: &str) {
         self.write_stdout(text.trim_end());
-        let mut sink = self.sink();
-        sink.stdout_open = false;
+        self.sink().end_stdout();
         let closed = std::fs::OpenOptions::new().write(true).open("/dev/null");
         if let Err(error) = closed.and_then(|nothing| Ok(rustix::stdio::dup2_stdout(nothing)?)) {
             tracing::debug!(%error, "stdout stays open");

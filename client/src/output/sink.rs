@@ -65,6 +65,11 @@ impl Sink {
         }
     }
 
+    /// From now on nothing is written to stdout.
+    pub(super) fn end_stdout(&mut self) {
+        self.stdout_open = false;
+    }
+
     pub(super) fn message(&mut self, text: &str) {
         self.clear();
         // There is nowhere left to report this to.
