@@ -88,7 +88,8 @@ fn parse_host(text: &str) -> Option<HostPattern> {
         return Some(HostPattern::Net(ip.to_canonical().into()));
     }
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.*".contains(&byte);
-    let all_good = !text.is_empty() && text.bytes().all(is_part) && !text.contains("..");
+    let all_good =
+        !text.is_empty() && text.bytes().all(is_part) && !text.contains("..") && !text.ends_with('.');
     // Something like 10.0.0 would never match what it seems to mean.
     let is_name = text.bytes().any(|byte| !byte.is_ascii_digit() && byte != b'.');
     (all_good && is_name).then(|| HostPattern::Name(short(&text).to_owned()))
@@ -319,6 +320,7 @@ mod tests {
             "10.0.0.0/33",
             "[fd00::",
             "a..b",
+            "kk..",
             "web:+1",
         ] {
             let error = text.parse::<Pattern>().unwrap_err();
