@@ -121,10 +121,51 @@ fn transports() -> Seeds {
     ]
 }
 
+fn socks() -> Seeds {
+    let datagram = relay_proxy::socks5::datagram::encode(
+        &"kube-dns.kube-system:53".parse().expect("a target"),
+        b"query",
+    );
+    vec![
+        ("four", b"\x04\x01\x00P\x0a\x00\x00\x07me\x00".to_vec()),
+        ("four-a", b"\x04\x01\x00P\x00\x00\x00\x01\x00web.default\x00early".to_vec()),
+        ("greeting", b"\x05\x02\x00\x02".to_vec()),
+        ("login", b"\x01\x02me\x06secret".to_vec()),
+        ("name", b"\x05\x01\x00\x03\x0bweb.default\x00P".to_vec()),
+        ("associate", b"\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00".to_vec()),
+        ("ipv6", [&b"\x05\x01\x00\x04"[..], &[0xfd; 16], &[1, 187]].concat()),
+        ("datagram", datagram),
+    ]
+}
+
+fn heads() -> Seeds {
+    let head = |text: &str| text.as_bytes().to_vec();
+    vec![
+        ("get", head("GET http://web:8080/a?b\nhost: web\nconnection: keep-alive, x\nx: 1")),
+        (
+            "upgrade",
+            head("GET http://web/\nhost: web\nconnection: upgrade\nupgrade: websocket\nte: trailers"),
+        ),
+        ("options", head("OPTIONS http://me:secret@[fd00::7]:80\nhost: web")),
+        ("connect", head("CONNECT web.default:443\nhost: web.default:443")),
+        ("page", head("GET /proxy.pac\nhost: [::1]:1080")),
+        ("pattern", head("*.dev:8000-8100 web.dev.svc.cluster.local:8080\nhost: x")),
+        ("range", head("[fd00::/8]:53 [fd00::7]:53\nhost: x")),
+        ("login", head("Basic bWU6c2VjcmV0 me:secret\nhost: x")),
+        ("dots-at-the-end", head("kk.. 9:2")),
+    ]
+}
+
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let targets =
-        [("header", headers()), ("frame", frames()), ("hello", hellos()), ("transport", transports())];
+    let targets = [
+        ("header", headers()),
+        ("frame", frames()),
+        ("hello", hellos()),
+        ("transport", transports()),
+        ("proxy_socks", socks()),
+        ("proxy_head", heads()),
+    ];
     for (target, seeds) in targets {
         let folder = corpus.join(target);
         std::fs::create_dir_all(&folder)?;
