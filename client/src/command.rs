@@ -5,7 +5,7 @@ pub mod environment;
 mod lookup;
 mod program;
 
-use std::{ffi::OsString, fmt, io};
+use std::{ffi::OsString, fmt, io, path::is_separator};
 
 pub use environment::Variables;
 pub use program::Program;
@@ -87,7 +87,7 @@ impl CommandLine {
     }
 
     fn is_path(&self) -> bool {
-        self.program.as_encoded_bytes().contains(&b'/')
+        self.program.as_encoded_bytes().iter().any(|byte| is_separator(char::from(*byte)))
     }
 }
 

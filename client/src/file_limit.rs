@@ -1,11 +1,26 @@
 //! How many files may be open: as many as the system allows for the relay itself, as many as before for a program that
 //! it starts. (Some programs still use `select`, which knows no more than 1,024.)
 
+#[cfg(unix)]
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The limit that this process began with.
-pub struct FileLimit(Rlimit);
+/// The limit that this process began with. Windows has none.
+pub struct FileLimit(#[cfg(unix)] Rlimit);
 
+#[cfg(windows)]
+impl FileLimit {
+    /// Does nothing.
+    pub fn raise() -> Self {
+        Self()
+    }
+
+    /// Does something.
+    pub fn restored<T>(&self, act: impl FnOnce() -> T) -> T {
+        act()
+    }
+}
+
+#[cfg(unix)]
 impl FileLimit {
     /// Raises the limit: a thousand connections need more files than the usual one allows.
     pub fn raise() -> Self {
@@ -24,6 +39,7 @@ impl FileLimit {
     }
 }
 
+#[cfg(unix)]
 fn set(limit: Rlimit) {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::debug!(%error, "limit of open files not set");
@@ -31,6 +47,7 @@ fn set(limit: Rlimit) {
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

@@ -36,7 +36,7 @@ use crate::{
     output::Output,
     ports_file::{PortsFile, PortsFileError},
     proxy::{Listening, ProxyError, Proxying},
-    signals::{Signals, exit_code},
+    signals::Signals,
 };
 
 /// The Ctrl-C that ends a command is for this process too, and may be noticed after the command's end: what comes so
@@ -129,7 +129,7 @@ async fn beside(
 ) -> Ended {
     let mut working = pin!(working);
     let variables = tokio::select! {
-        signal = signals.next() => return Ended::InOrder(exit_code(signal.as_raw())),
+        signal = signals.next() => return Ended::InOrder(signal.exit_code()),
         error = &mut working => return Ended::Failed(error),
         Ok(variables) = ready.wait_for(Option::is_some) => variables.clone().unwrap_or_default(),
     };

@@ -1,13 +1,38 @@
-//! SIGINT, SIGTERM and SIGHUP: the orderly ends of a run.
+//! Ctrl-C and what else asks a run to end in order.
+
+#[cfg_attr(unix, path = "signals/unix.rs")]
+#[cfg_attr(windows, path = "signals/windows.rs")]
+mod system;
 
 use std::io;
 
 use futures_util::FutureExt;
-pub use rustix::process::Signal;
-use tokio::signal::unix::{Signal as Caught, SignalKind, signal};
 
-/// Catches the three signals from its creation on.
-pub struct Signals([Caught; 3]);
+/// How a run is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Ctrl-C.
+    Interrupt,
+    /// `kill`; on Windows Ctrl-Break.
+    Terminate,
+    /// The terminal has gone; on Windows its window was closed.
+    HangUp,
+}
+
+impl Signal {
+    /// What a shell gives as the exit code of a program that this signal ended: on every system, so that scripts need
+    /// to know one only.
+    pub fn exit_code(self) -> u8 {
+        128 + match self {
+            Self::HangUp => 1,
+            Self::Interrupt => 2,
+            Self::Terminate => 15,
+        }
+    }
+}
+
+/// Catches them from its creation on.
+pub struct Signals(system::Caught);
 
 impl Signals {
     /// Begins to catch. Must be called within a runtime.
@@ -15,20 +40,16 @@ impl Signals {
     /// # Errors
     /// What the system says.
     pub fn new() -> io::Result<Self> {
-        Ok(Self([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ]))
+        Ok(Self(system::Caught::new()?))
     }
 
     /// Waits for the next one. Cancellation safe.
     pub async fn next(&mut self) -> Signal {
-        let [interrupt, terminate, hangup] = &mut self.0;
+        let system::Caught { interrupt, terminate, hang_up } = &mut self.0;
         tokio::select! {
-            _ = interrupt.recv() => Signal::INT,
-            _ = terminate.recv() => Signal::TERM,
-            _ = hangup.recv() => Signal::HUP,
+            _ = interrupt.recv() => Signal::Interrupt,
+            _ = terminate.recv() => Signal::Terminate,
+            _ = hang_up.recv() => Signal::HangUp,
         }
     }
 
@@ -36,9 +57,4 @@ impl Signals {
     pub fn forget(&mut self) {
         while self.next().now_or_never().is_some() {}
     }
-}
-
-/// What a shell gives as the exit code of a program that this signal ended.
-pub fn exit_code(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }

@@ -1,5 +1,7 @@
 //! `kubectl relay version`.
 
+use std::env::consts::{ARCH, OS};
+
 use clap::{Args as ArgGroup, ValueEnum};
 use serde_json::json;
 
@@ -22,20 +24,30 @@ pub enum Format {
     Json,
 }
 
-/// Prints version, the agent's image and the processors that carried agents are for.
+/// The commit that a release was built from, if this is one.
+const COMMIT: Option<&str> = option_env!("RELAY_COMMIT");
+
+/// Prints version, commit, the agent's image and the processors that carried agents are for.
 pub fn tell(args: &VersionArgs, output: &Output) {
     let version = env!("CARGO_PKG_VERSION");
     let agents: Vec<_> = embedded().iter().map(|agent| agent.processor).collect();
     let image = default_image();
     match args.output {
         Format::Json => {
-            output
-                .answer(&json!({ "version": version, "image": image, "embeddedAgents": agents }).to_string());
+            let answer = json!({
+                "version": version, "commit": COMMIT, "os": OS, "arch": ARCH, "image": image, "embeddedAgents": agents,
+            });
+            output.answer(&answer.to_string());
         }
         Format::Text => {
             let agents = if agents.is_empty() { "none".into() } else { agents.join(", ") };
-            output
-                .answer(&format!("kubectl relay {version}\nagent image: {image}\nembedded agents: {agents}"));
+            let commit = COMMIT.map(|commit| format!(" ({commit})")).unwrap_or_default();
+            let lines = [
+                format!("kubectl relay {version}{commit}, {OS}/{ARCH}"),
+                format!("agent image: {image}"),
+                format!("embedded agents: {agents}"),
+            ];
+            output.answer(&lines.join("\n"));
         }
     }
 }

@@ -1,14 +1,17 @@
 //! `cargo xtask`: everything this repository does besides the product itself.
 
+mod archive;
 mod bench;
 mod cluster;
 mod demo;
+mod dist;
 mod docs;
 mod image;
 mod paths;
 mod plugin;
 mod shell;
 mod test;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -30,6 +33,8 @@ enum Command {
     Image(image::Options),
     /// Build the plugin with the agent inside.
     Plugin(plugin::Options),
+    /// Build everything that a release consists of.
+    Dist(dist::Options),
     /// Write docs/reference.md, and man pages into target/man, from the definition of the command line.
     Docs,
     /// Everything that must hold before a change lands.
@@ -58,6 +63,7 @@ fn run(command: Command) -> Result<()> {
         Command::Cluster(options) => cluster::run(options),
         Command::Image(options) => image::run(&options),
         Command::Plugin(options) => plugin::run(&options),
+        Command::Dist(options) => dist::run(&options),
         Command::Docs => docs::run(),
         Command::Test(options) => test::run(&options),
         Command::Demo(options) => demo::run(&options),

@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::image::build_static_for;
-use crate::paths;
 use crate::shell::{self, step};
+use crate::workspace::{Workspace, cargo};
 
 /// The folder with agents that the client's build takes in.
 pub(crate) const AGENTS: &str = "RELAY_EMBEDDED_AGENTS";
@@ -30,16 +28,18 @@ pub(crate) enum Processor {
 }
 
 impl Processor {
-    const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
+    pub(crate) const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
 
-    fn target(self) -> &'static str {
+    /// The target triple of what runs in a container.
+    pub(crate) fn target(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64-unknown-linux-musl",
             Self::Arm64 => "aarch64-unknown-linux-musl",
         }
     }
 
-    fn name(self) -> &'static str {
+    /// As the label `kubernetes.io/arch` and images have it.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
             Self::Arm64 => "arm64",
@@ -49,25 +49,24 @@ impl Processor {
 
 /// Builds the plugin for this machine.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let agents = pack_agents(&options.agents)?;
+    let workspace = Workspace::here();
+    let agents = pack_agents(&workspace, &options.agents)?;
     step("build kubectl-relay (profile release)", || {
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.current_dir(paths::root()).env(AGENTS, &agents);
-        shell::run(build.args(["build", "--quiet", "--package", "kubectl-relay", "--profile", "release"]))
+        shell::run(workspace.build(cargo(), "build", "kubectl-relay", "release").env(AGENTS, &agents))
     })?;
-    println!("{}", paths::target().join("release/kubectl-relay").display());
+    println!("{}", workspace.target.join("release/kubectl-relay").display());
     Ok(())
 }
 
 /// Builds and packs agents for these processors; gives the folder for [`AGENTS`].
-pub(crate) fn pack_agents(processors: &[Processor]) -> Result<PathBuf> {
+pub(crate) fn pack_agents(workspace: &Workspace, processors: &[Processor]) -> Result<PathBuf> {
     let names: Vec<_> = processors.iter().map(|processor| processor.name()).collect();
     // Whoever wants other processors must not find these.
-    let folder = paths::target().join("agents").join(names.join("-"));
+    let folder = workspace.target.join("agents").join(names.join("-"));
     fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     for processor in Processor::ALL.into_iter().filter(|processor| processors.contains(processor)) {
-        let agent = build_static_for(processor.target(), "relay-server", "agent")?;
-        let launcher = build_static_for(processor.target(), "relay-launcher", "agent")?;
+        let agent = workspace.build_static(processor.target(), "relay-server", "agent")?;
+        let launcher = workspace.build_static(processor.target(), "relay-launcher", "agent")?;
         let file = folder.join(format!("relay-server-{}", processor.name()));
         step(&format!("pack the agent for {}", processor.name()), || {
             let packed = relay_launcher::pack(&read(&launcher)?, &read(&agent)?)?;

@@ -33,14 +33,23 @@ impl Owner {
     pub fn of_this_process(cluster_user: &str) -> Self {
         let user = std::env::var("USER").or_else(|_| std::env::var("USERNAME")).unwrap_or_default();
         let user = if user.is_empty() { "unknown".to_owned() } else { user };
-        let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Self::new(&user, &machine, cluster_user)
+        Self::new(&user, &machine(), cluster_user)
     }
 
     /// The selector that finds this owner's Jobs.
     pub fn selector(&self) -> String {
         format!("{}={},{OWNER_LABEL}={}", MANAGED_BY.0, MANAGED_BY.1, self.label)
     }
+}
+
+#[cfg(unix)]
+fn machine() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(windows)]
+fn machine() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_default()
 }
 
 /// A fresh name for a Job: known before the API server answers, so that watches can start beside the creation.

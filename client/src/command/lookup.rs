@@ -2,9 +2,8 @@
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -31,11 +30,13 @@ impl CommandLine {
             return Err(CommandError::NotFound { command: self.to_string(), in_path: true });
         }
         let candidates: Vec<PathBuf> = if self.is_path() {
-            vec![PathBuf::from(&self.program)]
+            names(&self.program).map(PathBuf::from).collect()
         } else {
             // Without PATH, the system has its own idea of where programs are.
             let Some(path) = path else { return Ok(()) };
-            env::split_paths(path).map(|folder| folder.join(&self.program)).collect()
+            env::split_paths(path)
+                .flat_map(|folder| names(&self.program).map(move |name| folder.join(name)))
+                .collect()
         };
         let mut refusal = None;
         for candidate in &candidates {
@@ -53,19 +54,41 @@ impl CommandLine {
     }
 }
 
+/// A program's name as typed and, where programs have an ending that nobody types, with it.
+fn names(typed: &OsStr) -> impl Iterator<Item = OsString> {
+    let full = (!env::consts::EXE_SUFFIX.is_empty()).then(|| {
+        let mut full = typed.to_owned();
+        full.push(env::consts::EXE_SUFFIX);
+        full
+    });
+    [typed.to_owned()].into_iter().chain(full)
+}
+
+/// Whether its mode lets anybody execute it; Windows has no such mode.
+#[cfg(unix)]
+fn may_be_executed(metadata: &fs::Metadata) -> bool {
+    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o111 != 0
+}
+
+#[cfg(windows)]
+fn may_be_executed(_: &fs::Metadata) -> bool {
+    true
+}
+
 fn look_at(path: &Path) -> Candidate {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Candidate::Not("it is a folder"),
-        Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => {
-            Candidate::Not("it has no permission to be executed")
-        }
+        Ok(metadata) if !may_be_executed(&metadata) => Candidate::Not("it has no permission to be executed"),
         Ok(_) => Candidate::Executable,
         Err(_) => Candidate::Missing,
     }
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn find(program: &str, path: Option<&OsStr>) -> Result<(), (u8, String)> {

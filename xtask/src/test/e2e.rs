@@ -9,6 +9,7 @@ use super::cargo;
 use super::runner::{Count, Runner};
 use crate::plugin::{self, Processor};
 use crate::shell::say;
+use crate::workspace::Workspace;
 use crate::{cluster, image, paths};
 
 const NAME: &str = "relay-test";
@@ -51,7 +52,7 @@ pub(crate) fn build_plugin(runner: &Runner) -> Result<PathBuf> {
     let mut build = cargo();
     build.args(["build", "--package", "kubectl-relay", "--profile", "fast"]);
     // The agent for this machine is the one that the tests start.
-    build.env(plugin::AGENTS, plugin::pack_agents(&[Processor::Amd64])?);
+    build.env(plugin::AGENTS, plugin::pack_agents(&Workspace::here(), &[Processor::Amd64])?);
     runner.run(&mut build).context("build the plugin")?;
     Ok(paths::target().join("fast/kubectl-relay"))
 }
