@@ -17,6 +17,11 @@ use crate::workspace::{Workspace, add_target};
 /// Between flags in `CARGO_ENCODED_RUSTFLAGS`.
 const SEPARATOR: char = '\x1f';
 
+/// Flags for the compiler, in a form that lets them hold spaces.
+const FLAGS: &str = "CARGO_ENCODED_RUSTFLAGS";
+/// A panic ends the program at once, so nothing reads the tables that tell how to unwind: half a megabyte.
+const NO_TABLES: &str = "-Cforce-unwind-tables=no";
+
 /// Where the plugin takes the commit from that `version` tells.
 const COMMIT: &str = "RELAY_COMMIT";
 
@@ -54,7 +59,7 @@ impl Release {
 pub(crate) fn workspace(source: PathBuf, target: PathBuf, release: &Release) -> Result<Workspace> {
     let flags = flags(&source, &target)?;
     let mut environment = vec![
-        ("CARGO_ENCODED_RUSTFLAGS".to_owned(), flags),
+        (FLAGS.to_owned(), flags),
         ("SOURCE_DATE_EPOCH".into(), release.time.to_string().into()),
         // Not this machine's linker, whatever it is.
         ("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER".into(), "rust-lld".into()),
@@ -77,6 +82,12 @@ pub(crate) fn plugin(workspace: &Workspace, zig: &Zig, platform: Platform, agent
     add_target(target)?;
     step(&format!("build kubectl-relay ({target}, profile release)"), || {
         let mut build = workspace.build(zig.cargo()?, "zigbuild", "kubectl-relay", "release");
+        if platform.os() == "linux" {
+            // Other systems want the tables for themselves.
+            let mut flags = flags(&workspace.source, &workspace.target)?;
+            flags.push(format!("{SEPARATOR}{NO_TABLES}"));
+            build.env(FLAGS, flags);
+        }
         // cargo-zigbuild brings the linker.
         build.env_remove("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER");
         build.env_remove("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER");
