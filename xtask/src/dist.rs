@@ -13,11 +13,12 @@ mod sbom;
 mod template;
 mod toolchain;
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::paths;
@@ -28,13 +29,16 @@ use build::Release;
 use platform::Platform;
 use toolchain::Zig;
 
+/// Names the folder with Apple's frameworks, as Apple's own tools have it.
+const SDK: &str = "SDKROOT";
+
 /// Options of `cargo xtask dist`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Where the release goes; `target/dist` if not given. What was there is replaced.
+    /// Where the release goes; `target/dist` if not given. Files of the same names are replaced.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Build for these only.
+    /// Build for these only. Those for macOS need Apple's SDK, at `SDKROOT`, and are left out without one.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PLATFORM")]
     only: Vec<Platform>,
     /// Build again from a copy of the source in another folder, and compare.
@@ -45,8 +49,7 @@ pub(crate) struct Options {
 /// Builds the release.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let source = paths::root();
-    let wanted = |platform: &Platform| options.only.is_empty() || options.only.contains(platform);
-    let platforms: Vec<Platform> = Platform::ALL.into_iter().filter(wanted).collect();
+    let platforms = platforms(&options.only, env::var_os(SDK).is_some())?;
     // Here already, because paths of what is fetched become part of the flags of every build.
     shell::run(cargo().current_dir(source).args(["fetch", "--locked", "--quiet"]))?;
     let release = Release::of(source)?;
@@ -65,6 +68,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// What can be built, or what was asked for.
+fn platforms(only: &[Platform], has_sdk: bool) -> Result<Vec<Platform>> {
+    let needs_sdk = |platform: &Platform| platform.os() == "darwin";
+    if !has_sdk && only.iter().any(needs_sdk) {
+        bail!(
+            "programs for macOS are linked to Apple's frameworks: set {SDK} to the SDK of a Mac with Xcode"
+        );
+    }
+    let left_out = Platform::ALL.iter().any(|platform| needs_sdk(platform) && !has_sdk);
+    if only.is_empty() && left_out {
+        say(format!("macOS is left out: {SDK} names no SDK of Apple's"));
+    }
+    let wanted = |platform: &Platform| {
+        if only.is_empty() { has_sdk || !needs_sdk(platform) } else { only.contains(platform) }
+    };
+    Ok(Platform::ALL.into_iter().filter(wanted).collect())
+}
+
 fn write(files: &Files, out: &Path) -> Result<()> {
     fs::create_dir_all(out).with_context(|| format!("make {}", out.display()))?;
     for (name, bytes) in files {
@@ -77,4 +98,29 @@ fn write(files: &Files, out: &Path) -> Result<()> {
 /// Git, about a checkout; nothing where there is none.
 fn git(source: &Path, arguments: &[&str]) -> Option<String> {
     shell::output(Command::new("git").arg("-C").arg(source).args(arguments)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_apples_sdk_macos_is_left_out_and_refused_when_it_is_asked_for() {
+        let some = platforms(&[], false).unwrap();
+        assert_eq!(some, [Platform::LinuxAmd64, Platform::LinuxArm64, Platform::WindowsAmd64]);
+        assert_eq!(platforms(&[], true).unwrap(), Platform::ALL);
+        assert_eq!(platforms(&[Platform::LinuxArm64], false).unwrap(), [Platform::LinuxArm64]);
+        assert!(platforms(&[Platform::DarwinArm64], false).is_err());
+    }
+
+    #[test]
+    fn a_release_replaces_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        write(&vec![("a".into(), b"1".to_vec())], &out).unwrap();
+        fs::write(out.join("SHA256SUMS"), "old").unwrap();
+        write(&vec![("a".into(), b"2".to_vec()), ("SHA256SUMS".into(), b"new".to_vec())], &out).unwrap();
+        assert_eq!(fs::read(out.join("a")).unwrap(), b"2");
+        assert_eq!(fs::read(out.join("SHA256SUMS")).unwrap(), b"new");
+    }
 }

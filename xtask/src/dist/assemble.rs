@@ -130,10 +130,10 @@ fn archive(
     let mut entries = texts.clone();
     entries.push(Entry::file("README.md", read(&workspace.source.join("README.md"))?));
     entries.push(Entry::program(format!("kubectl-relay{}", platform.suffix()), program.clone()));
+    // No link to it as the helper for completion: krew refuses an archive that has one.
     if platform.os() == "windows" {
         files.push((name, zip(entries)?));
     } else {
-        entries.push(Entry::link("kubectl_complete-relay", "kubectl-relay"));
         files.push((name, gzip(&tar(entries, release.time)?)?));
     }
     if platform.os() == "linux" {
