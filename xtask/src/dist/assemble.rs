@@ -191,3 +191,34 @@ fn manifests(
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("read {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_templates_of_this_checkout_name_every_archive_with_its_checksum() {
+        let release = Release { version: "1.2.3".into(), commit: None, time: 0, changed: false };
+        let archives = Platform::ALL
+            .map(|platform| (platform, platform.archive("1.2.3"), sha256(platform.target().as_bytes())));
+        let files = manifests(&Workspace::here(), &release, &archives).unwrap();
+        for (name, text) in &files {
+            let text = String::from_utf8(text.clone()).unwrap();
+            assert!(!text.contains("{{"), "{name}: {text}");
+            for (platform, archive, checksum) in &archives {
+                // Homebrew is not for Windows.
+                let expected = usize::from(name == "relay.yaml" || platform.os() != "windows");
+                assert_eq!(
+                    text.matches(&format!("/releases/download/v1.2.3/{archive}")).count(),
+                    expected,
+                    "{name}"
+                );
+                assert_eq!(text.matches(checksum.as_str()).count(), expected, "{name}");
+            }
+        }
+        let names: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["relay.yaml", "kubectl-relay.rb"]);
+        let krew = String::from_utf8_lossy(&files[0].1).into_owned();
+        assert!(krew.contains("      bin: kubectl-relay.exe\n") && krew.contains("\n  name: relay\n"));
+    }
+}
