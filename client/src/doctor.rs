@@ -32,7 +32,7 @@ use crate::{
     cluster::{access::Access, config::ClusterConfig},
     error::Error,
     output::Output,
-    signals::{Signals, exit_code},
+    signals::Signals,
     version::Format,
 };
 
@@ -86,7 +86,7 @@ pub async fn run(args: DoctorArgs, cluster: ClusterArgs, output: &Arc<Output>) -
     }
     report.finish();
     Ok(match signal {
-        Some(signal) => exit_code(signal.as_raw()),
+        Some(signal) => signal.exit_code(),
         None => u8::from(!report.is_well()),
     })
 }
