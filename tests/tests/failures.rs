@@ -145,7 +145,7 @@ fn an_unknown_name_resets_the_connection_at_once_and_says_so() {
 fn a_refused_port_is_said() {
     in_time(|| {
         let (relay, address) = Relay::start(&["pod/pod-echo", ":7099"]);
-        is_reset(&relay, address, "refuses")
+        is_reset(&relay, address, "nothing listens on port 7099")
     });
 }
 

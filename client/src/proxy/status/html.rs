@@ -54,7 +54,7 @@ fn body(page: &mut String, about: &About, now: &Snapshot) -> fmt::Result {
         writeln!(page, "<p>{}</p>", Escaped(reason))?;
     }
     let totals = &now.totals;
-    let rate = |rate: Option<u64>| rate.map_or("–".into(), |rate| format!("{}/s", Bytes(rate)));
+    let rate = |rate: Option<u64>| rate.map_or("-".into(), |rate| format!("{}/s", Bytes(rate)));
     let numbers = [
         ("Open", now.connections.len().to_string()),
         ("Since the start", totals.asked.to_string()),
