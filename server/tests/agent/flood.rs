@@ -85,7 +85,7 @@ async fn uploads_that_nobody_takes_fill_half_of_the_memory_at_most() {
     }
     let greedy_part = settled(&agent, "receive").await;
     println!("{greedy_part:.3} of the pool");
-    assert!((0.3..0.51).contains(&greedy_part), "{greedy_part}");
+    assert!((0.2..0.51).contains(&greedy_part), "{greedy_part}");
     is_served(&agent).await;
     uploads.iter().for_each(tokio::task::JoinHandle::abort);
 }
@@ -113,7 +113,7 @@ async fn downloads_that_nobody_takes_leave_others_alone() {
     }
     let greedy_part = settled(&agent, "send").await;
     println!("{greedy_part:.3} of the pool");
-    assert!((0.3..0.51).contains(&greedy_part), "the agent was not tried, or gave too much: {greedy_part}");
+    assert!((0.2..0.51).contains(&greedy_part), "the agent was not tried, or gave too much: {greedy_part}");
     is_served(&agent).await;
 }
 
