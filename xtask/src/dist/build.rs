@@ -80,8 +80,8 @@ pub(crate) fn agents(workspace: &Workspace) -> Result<PathBuf> {
 pub(crate) fn plugin(workspace: &Workspace, zig: &Zig, platform: Platform, agents: &Path) -> Result<PathBuf> {
     let target = platform.target();
     add_target(target)?;
-    step(&format!("build kubectl-relay ({target}, profile release)"), || {
-        let mut build = workspace.build(zig.cargo()?, "zigbuild", "kubectl-relay", "release");
+    step(&format!("build kubectl-relay ({target}, profile dist)"), || {
+        let mut build = workspace.build(zig.cargo()?, "zigbuild", "kubectl-relay", "dist");
         if platform.os() == "linux" {
             // Other systems want the tables for themselves.
             let mut flags = flags(&workspace.source, &workspace.target)?;
@@ -93,7 +93,7 @@ pub(crate) fn plugin(workspace: &Workspace, zig: &Zig, platform: Platform, agent
         build.env_remove("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER");
         shell::run(build.args(["--locked", "--target", target]).env(plugin::AGENTS, agents))
     })?;
-    let mut plugin = workspace.built(target, "kubectl-relay", "release").into_os_string();
+    let mut plugin = workspace.built(target, "kubectl-relay", "dist").into_os_string();
     plugin.push(platform.suffix());
     Ok(plugin.into())
 }
