@@ -1,7 +1,7 @@
 //! The rights a run needs, as data: refused calls print the Role that would do, and `manifests/role.yaml` is held
 //! against the same table.
 
-use std::fmt::Write;
+use std::{borrow::Borrow, fmt::Write};
 
 /// One rule of a Role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +81,17 @@ fn role<'a>(
         None => rules.push((group.to_owned(), resource.to_owned(), vec![verb.to_owned()])),
     }
 
+    let rules =
+        rules.iter().map(|(group, resource, verbs)| (group.as_str(), resource.as_str(), verbs.as_slice()));
+    role_of(name, namespace, rules)
+}
+
+/// A Role with these rules, each a group, a resource and its verbs; without a namespace a ClusterRole.
+pub(crate) fn role_of<'a, V: Borrow<str> + 'a>(
+    name: &str,
+    namespace: Option<&str>,
+    rules: impl IntoIterator<Item = (&'a str, &'a str, &'a [V])>,
+) -> String {
     let mut role = String::from("apiVersion: rbac.authorization.k8s.io/v1\n");
     role += if namespace.is_some() { "kind: Role\n" } else { "kind: ClusterRole\n" };
     // Writing to a String cannot fail.
@@ -101,12 +112,9 @@ fn role<'a>(
 
 /// A Role that allows to port-forward to the pods of a namespace, by the verbs that were refused and no others.
 pub fn role_to_port_forward(namespace: &str, verbs: &[String]) -> String {
-    format!(
-        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: kubectl-relay\n  namespace: {namespace}\n\
-         rules:\n- {{apiGroups: [\"\"], resources: [pods], verbs: [get, list, watch]}}\n\
-         - {{apiGroups: [\"\"], resources: [pods/portforward], verbs: [{}]}}\n",
-        verbs.join(", ")
-    )
+    let look = ["get", "list", "watch"].map(str::to_owned);
+    let rules = [("", "pods", &look[..]), ("", "pods/portforward", verbs)];
+    role_of("kubectl-relay", Some(namespace), rules)
 }
 
 #[cfg(test)]

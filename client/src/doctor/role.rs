@@ -1,9 +1,7 @@
 //! `--print-role`: the least that has to be allowed, ready to apply.
 
-use std::fmt::Write;
-
 use super::rights::Way;
-use crate::cluster::rbac::{Rule, TARGET_RULES};
+use crate::cluster::rbac::{Rule, TARGET_RULES, role_of};
 
 /// What following a target's pods takes.
 const FOLLOWED: Rule = Rule { group: "", resource: "pods", verbs: &["list", "watch"] };
@@ -54,19 +52,8 @@ fn role(namespace: &str, rules: &[Rule]) -> String {
             }
         }
     }
-    let mut text = format!(
-        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: kubectl-relay\n  namespace: {}\nrules:\n",
-        quoted(namespace)
-    );
-    for (group, resource, verbs) in merged {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "- {{apiGroups: [\"{group}\"], resources: [{resource}], verbs: [{}]}}",
-            verbs.join(", ")
-        );
-    }
-    text
+    let merged = merged.iter().map(|(group, resource, verbs)| (*group, *resource, verbs.as_slice()));
+    role_of("kubectl-relay", Some(&quoted(namespace)), merged)
 }
 
 fn binding(namespace: &str, user: &str) -> String {

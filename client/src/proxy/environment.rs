@@ -1,13 +1,10 @@
 //! What programs go by to find the proxy: variables for a command, or lines for a shell.
 
-use std::{
-    fmt::Write,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::{fmt::Write, net::SocketAddr};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::command::Variables;
+use crate::command::{Variables, environment::reachable};
 
 /// Hosts that are this machine for everybody.
 const HERE: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -40,16 +37,6 @@ pub fn export_lines(variables: &Variables, process: u32) -> String {
         let _ = writeln!(lines, "export {name}='{quoted}'");
     }
     lines
-}
-
-/// Where a program on this machine reaches what listens everywhere.
-pub fn reachable(local: SocketAddr) -> SocketAddr {
-    let ip = match local.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, local.port())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{
     ProxyError, ProxySettings,
     dial::TunnelDial,
     dns::{DnsListening, DnsServing},
-    environment::{export_lines, reachable, variables},
+    environment::{export_lines, variables},
     pac::Pac,
     shell::Shell,
     status::{About, Status},
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     cluster::config::ClusterConfig,
-    command::Variables,
+    command::{Variables, environment::reachable},
     forward::{
         Relay,
         listen::{Bound, ListenError, bind},
