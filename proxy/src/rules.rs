@@ -90,9 +90,12 @@ fn parse_host(text: &str) -> Option<HostPattern> {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.*".contains(&byte);
     let all_good =
         !text.is_empty() && text.bytes().all(is_part) && !text.contains("..") && !text.ends_with('.');
-    // Something like 10.0.0 would never match what it seems to mean.
-    let is_name = text.bytes().any(|byte| !byte.is_ascii_digit() && byte != b'.');
-    (all_good && is_name).then(|| HostPattern::Name(short(&text).to_owned()))
+    (all_good && is_name(&text)).then(|| HostPattern::Name(short(&text).to_owned()))
+}
+
+/// Something like 10.0.0 would never match what it seems to mean.
+fn is_name(text: &str) -> bool {
+    text.bytes().any(|byte| !byte.is_ascii_digit() && byte != b'.')
 }
 
 /// In lower case, without the dot at the end.
@@ -152,7 +155,8 @@ impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
             HostPattern::Any => f.write_str("*")?,
-            HostPattern::Name(name) => f.write_str(name)?,
+            HostPattern::Name(name) if is_name(name) => f.write_str(name)?,
+            HostPattern::Name(name) => write!(f, "{name}.svc")?,
             HostPattern::Net(net @ IpNet::V6(_)) if self.ports.is_some() => write!(f, "[{net}]")?,
             HostPattern::Net(net) => net.fmt(f)?,
         }
@@ -288,6 +292,8 @@ mod tests {
             ("*.svc.cluster.local", "dns.kube-system.svc.cluster.local:53", true),
             ("*.svc.cluster.local", "example.com:53", false),
             ("web.*.svc", "web.example:53", false),
+            ("5.3.svc", "5.3.svc.cluster.local:53", true),
+            ("10.0.0.1.svc:53", "10.0.0.1:53", false),
             ("web", "web.svc.example.com:53", false),
             ("10.0.0.0/8", "10.9.9.9:1", true),
             ("10.0.0.7/8", "10.9.9.9:1", true),
@@ -303,6 +309,11 @@ mod tests {
         ];
         for (pattern, target, expected) in cases {
             assert_eq!(matches(pattern, target), expected, "{pattern} {target}");
+            assert_eq!(
+                matches(&pattern.parse::<Pattern>().unwrap().to_string(), target),
+                expected,
+                "{pattern} {target}"
+            );
         }
     }
 
@@ -391,7 +402,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_a_pattern_or_an_error_and_patterns_come_back(text in "[a-z0-9*.:/\\[\\]-]{0,30}") {
+        fn any_text_is_a_pattern_or_an_error_and_patterns_come_back(text in "([a-z0-9*.:/\\[\\]-]{0,20}(\\.svc)?[a-z0-9.:]{0,10})") {
             if let Ok(pattern) = text.parse::<Pattern>() {
                 prop_assert_eq!(pattern.to_string().parse::<Pattern>(), Ok(pattern));
             }
