@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -19,7 +20,9 @@ use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{Hosts, TokioResolver};
 use relay_policy::Names;
 use relay_protocol::{HostName, Status};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::DialError;
 
@@ -37,6 +40,13 @@ pub struct Found {
 
 /// Resolves names. One per agent.
 pub struct Resolver {
+    names: Arc<NameServers>,
+    /// The runtime that asks: connections to name servers are shared by all who want to know something, and are to
+    /// outlive the thread of whoever was the first.
+    home: Handle,
+}
+
+struct NameServers {
     /// Asks the name servers for complete names. Absent where the pod has none.
     dns: Option<TokioResolver>,
     search: Vec<Name>,
@@ -45,8 +55,33 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// With the pod's `/etc/resolv.conf` and `/etc/hosts`.
+    /// With the pod's `/etc/resolv.conf` and `/etc/hosts`. Names are asked for in the runtime that this is called in.
     pub fn from_system() -> Self {
+        Self::at_home(NameServers::from_system())
+    }
+
+    /// With these name servers and this search list; as above.
+    pub fn new(config: ResolverConfig, options: ResolverOpts, hosts: Hosts) -> Self {
+        Self::at_home(NameServers::new(config, options, hosts))
+    }
+
+    fn at_home(names: NameServers) -> Self {
+        Self { names: Arc::new(names), home: Handle::current() }
+    }
+
+    /// All addresses of `host`, and the names that led to them.
+    ///
+    /// # Errors
+    /// A [`DialError`] where there is none, or no answer.
+    pub async fn resolve(&self, host: &HostName) -> Result<Found, DialError> {
+        let (names, host) = (self.names.clone(), host.clone());
+        let answer = AbortOnDropHandle::new(self.home.spawn(async move { names.resolve(&host).await }));
+        answer.await.unwrap_or_else(|_| Err(DialError::new(Status::ShuttingDown, "the agent ends")))
+    }
+}
+
+impl NameServers {
+    fn from_system() -> Self {
         let hosts = Hosts::from_system().unwrap_or_default();
         match read_system_conf() {
             Ok((config, options)) => Self::new(config, options, hosts),
@@ -57,8 +92,7 @@ impl Resolver {
         }
     }
 
-    /// With these name servers and this search list.
-    pub fn new(config: ResolverConfig, mut options: ResolverOpts, hosts: Hosts) -> Self {
+    fn new(config: ResolverConfig, mut options: ResolverOpts, hosts: Hosts) -> Self {
         let search = config.domain().into_iter().chain(config.search()).cloned().collect();
         let ndots = options.ndots;
         let servers = ResolverConfig::from_parts(None, Vec::new(), config.name_servers().to_vec());
@@ -70,11 +104,7 @@ impl Resolver {
         Self { dns, search, ndots, hosts }
     }
 
-    /// All addresses of `host`, and the names that led to them.
-    ///
-    /// # Errors
-    /// A [`DialError`] where there is none, or no answer.
-    pub async fn resolve(&self, host: &HostName) -> Result<Found, DialError> {
+    async fn resolve(&self, host: &HostName) -> Result<Found, DialError> {
         let name = Name::from_ascii(host.as_str())
             .map_err(|error| DialError::new(Status::NoSuchHost, error.to_string()))?;
         if let Some(addresses) = self.in_hosts(&name) {
@@ -161,12 +191,12 @@ fn interleave(v6: &[IpAddr], v4: &[IpAddr]) -> Vec<IpAddr> {
 mod tests {
     use super::*;
 
-    fn resolver(search: &[&str], ndots: usize) -> Resolver {
+    fn resolver(search: &[&str], ndots: usize) -> NameServers {
         let search = search.iter().map(|domain| Name::from_ascii(domain).unwrap()).collect();
-        Resolver { dns: None, search, ndots, hosts: Hosts::default() }
+        NameServers { dns: None, search, ndots, hosts: Hosts::default() }
     }
 
-    fn candidates(resolver: &Resolver, name: &str) -> Vec<String> {
+    fn candidates(resolver: &NameServers, name: &str) -> Vec<String> {
         resolver.candidates(Name::from_ascii(name).unwrap()).iter().map(Name::to_ascii).collect()
     }
 

@@ -139,7 +139,7 @@ impl Agent {
     /// An agent with these listeners, which writes in `ledger`.
     ///
     /// # Errors
-    /// The system has no random numbers, or a listener no address.
+    /// The system has no random numbers or no thread, or a listener no address.
     pub fn new(
         listeners: Listeners,
         settings: &Settings,
@@ -170,7 +170,7 @@ impl Agent {
             denials: Seldom::new(Instant::now()),
             limits,
             sessions,
-            direct: if settings.shared { Turns::together() } else { Turns::none() },
+            direct: if settings.shared { Turns::together()? } else { Turns::none() },
             lanes: Arc::new(()),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),

@@ -187,7 +187,10 @@ async fn serve(client: TcpStream, greeting: Greeting, shared: Arc<Shared>) {
             let turns = shared.direct.clone();
             let stream = async move {
                 let _busy = shared.enter();
-                direct::serve(client, request, early, &shared).await;
+                match shared.direct.adopt(client) {
+                    Ok(client) => direct::serve(client, request, early, &shared).await,
+                    Err(error) => debug!(%error, "connection not taken over"),
+                }
             };
             turns.run(stream).await;
         }

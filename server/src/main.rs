@@ -39,13 +39,9 @@ fn main() -> ExitCode {
     };
     log::start(settings.verbosity);
     raise_file_limit();
-    // One thread: the agent copies bytes, and a second one would cost memory in every pod.
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    if settings.shared {
-        // Who has little to do waits for no more than this many turns of others until his sockets are looked at.
-        runtime.event_interval(8);
-    }
-    let runtime = runtime.enable_all().build();
+    // One thread: the agent copies bytes, and a second one would cost memory in every pod. A shared agent gives each
+    // session one, and this one takes what is new.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.context("no runtime").and_then(|runtime| runtime.block_on(run(&settings)));
     match result {
         Ok(code) => code,

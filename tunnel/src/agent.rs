@@ -224,7 +224,15 @@ impl Agent {
             return Err(LaneError::Refused(welcome.status));
         };
         let (turns, buffer) = (joined.turns(), ReadBuffer::new(&early[len..]));
-        turns.run(lane::run(joined, read, write, buffer)).await;
+        let place = turns.clone();
+        let lane = async move {
+            match I::adopted(read, write, &place) {
+                Ok((read, write)) => lane::run(joined, read, write, buffer).await,
+                // The session hears of it as of any lane that is lost.
+                Err(error) => tracing::debug!(%error, "lane not taken over"),
+            }
+        };
+        turns.run(lane).await;
         Ok(())
     }
 
@@ -279,16 +287,22 @@ impl Registry {
             tracing::info!(sessions = sessions.len(), "too many sessions: another one refused");
             return (Welcome::refusal(Status::TooManyStreams, self.instance), None);
         }
+        let turns = match if self.config.fair { Turns::together() } else { Ok(Turns::none()) } {
+            Ok(turns) => turns,
+            Err(error) => {
+                tracing::warn!(%error, "no thread for a session: refused");
+                return (Welcome::refusal(Status::TooManyStreams, self.instance), None);
+            }
+        };
         let now = tokio::time::Instant::now().into_std();
         match Core::agent(self.newcomer(sessions.len()), hello, self.instance, now) {
             Err(refusal) => (refusal, None),
             Ok((core, welcome)) => {
-                let turns = if self.config.fair { Turns::together() } else { Turns::none() };
-                let shared = Shared::new(core, turns);
+                let shared = Shared::new(core, turns.clone());
                 sessions.insert(hello.session, shared.clone());
                 self.activity.send_modify(|activity| activity.sessions += 1);
-                tokio::spawn(shared.clone().run_timer());
-                tokio::spawn(self.clone().own(hello.session, shared.clone()));
+                turns.spawn(shared.clone().run_timer());
+                turns.spawn(self.clone().own(hello.session, shared.clone()));
                 (welcome, Some(shared))
             }
         }

@@ -23,6 +23,14 @@ pub trait LaneIo: Send + 'static {
 
     /// Splits the transport.
     fn into_halves(self) -> (Self::Read, Self::Write);
+
+    /// The halves, from here on run in this place; called there.
+    ///
+    /// # Errors
+    /// The system does not take them.
+    fn adopted(read: Self::Read, write: Self::Write, _: &Turns) -> io::Result<(Self::Read, Self::Write)> {
+        Ok((read, write))
+    }
 }
 
 impl LaneIo for TcpStream {
@@ -31,6 +39,11 @@ impl LaneIo for TcpStream {
 
     fn into_halves(self) -> (Self::Read, Self::Write) {
         self.into_split()
+    }
+
+    fn adopted(read: Self::Read, write: Self::Write, turns: &Turns) -> io::Result<(Self::Read, Self::Write)> {
+        let socket = read.reunite(write).map_err(io::Error::other)?;
+        Ok(turns.adopt(socket)?.into_split())
     }
 }
 

@@ -1,88 +1,58 @@
-//! Turns: the tasks of one session share one place in the runtime's queue, so that a session with thousands of busy
-//! streams gets as much of the agent's thread as one with a single stream.
+//! Turns: the tasks of one session share a thread of their own, so that the system divides the processor among sessions.
+//! On one thread for all, a session that keeps it busy would have everybody wait whenever the system takes the thread's
+//! turn away; and what belongs to somebody who has little to do would be looked at after everything else.
 
-use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::io;
+use std::sync::Arc;
 
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use tokio::task::coop;
+use tokio_util::task::TaskTracker;
 
-/// How long a turn lasts; the task that is being polled at its end may finish its poll. Others wait for as many turns
-/// as there are busy sessions.
-const TURN: Duration = Duration::from_micros(100);
-
-type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Nothing here is deep; what isn't touched takes no memory.
+const STACK: usize = 512 << 10;
+/// Sockets and timers that one look at the system may bring, so that the list of them stays small.
+const EVENTS: usize = 128;
 
 /// Where tasks are spawned that belong together. Clones spawn in the same place.
 #[derive(Clone, Default)]
 pub struct Turns(Option<Arc<Group>>);
 
-#[derive(Default)]
-struct Group(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    tasks: HashMap<u64, Arc<Task>>,
-    /// Woken, in order; each at most once.
-    ready: VecDeque<Arc<Task>>,
-    next: u64,
-    /// The runtime's task that polls them. `None` while it does.
-    driver: Option<Waker>,
-    closed: bool,
-    /// Nobody polls any more.
-    over: bool,
-}
-
-struct Task {
-    id: u64,
-    group: Weak<Group>,
-    /// Is among the ready.
-    queued: AtomicBool,
-    work: Mutex<Option<Work>>,
+struct Group {
+    runtime: Handle,
+    tasks: TaskTracker,
 }
 
 impl Turns {
-    /// Every task has its own place in the runtime's queue.
+    /// Every task belongs to the runtime that it is spawned in.
     pub const fn none() -> Self {
         Self(None)
     }
 
-    /// Tasks that take turns, as one, with everything else in this runtime. They run until [`Turns::close`].
-    pub fn together() -> Self {
-        let group = Arc::new(Group::default());
-        tokio::spawn(Driver(group.clone()));
-        Self(Some(group))
+    /// Tasks on a new thread that is theirs. It ends with the last of them, after [`Turns::close`].
+    ///
+    /// # Errors
+    /// The system gives no thread, or no files for its sockets.
+    pub fn together() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().max_io_events_per_tick(EVENTS).build()?;
+        let group = Group { runtime: runtime.handle().clone(), tasks: TaskTracker::new() };
+        let tasks = group.tasks.clone();
+        let thread = std::thread::Builder::new().name("session".into()).stack_size(STACK);
+        thread.spawn(move || runtime.block_on(tasks.wait()))?;
+        Ok(Self(Some(Arc::new(group))))
     }
 
-    /// Runs `work` to its end.
+    /// Runs `work` to its end. Where the thread has ended it is dropped.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let Some(group) = &self.0 else {
-            tokio::spawn(work);
-            return;
-        };
-        let mut state = group.state();
-        if state.over {
-            return;
+        match &self.0 {
+            Some(group) => drop(group.tasks.spawn_on(work, &group.runtime)),
+            None => drop(tokio::spawn(work)),
         }
-        let id = state.next;
-        state.next += 1;
-        let task = Arc::new(Task {
-            id,
-            group: Arc::downgrade(group),
-            queued: AtomicBool::new(false),
-            work: Mutex::new(Some(Box::pin(work))),
-        });
-        state.tasks.insert(id, task.clone());
-        drop(state);
-        task.wake();
     }
 
-    /// Runs `work` here and waits for its end. Where nobody polls any more it is dropped.
+    /// Runs `work` here and waits for its end. Where the thread has ended it is dropped.
     pub async fn run(&self, work: impl Future<Output = ()> + Send + 'static) {
         if self.0.is_none() {
             return work.await;
@@ -96,97 +66,29 @@ impl Turns {
         let _ = end.await;
     }
 
-    /// Lets the tasks that there are come to their end, and takes no others after that.
+    /// Makes a socket of another runtime one of this place; to be called in a task that is run here. Else whoever
+    /// accepted it would be woken for all that it brings.
+    ///
+    /// # Errors
+    /// The system does not take it.
+    pub fn adopt(&self, socket: TcpStream) -> io::Result<TcpStream> {
+        match &self.0 {
+            Some(_) => TcpStream::from_std(socket.into_std()?),
+            None => Ok(socket),
+        }
+    }
+
+    /// Lets the tasks that there are come to their end, and the thread with them.
     pub fn close(&self) {
         if let Some(group) = &self.0 {
-            let driver = {
-                let mut state = group.state();
-                state.closed = true;
-                state.driver.take()
-            };
-            driver.into_iter().for_each(Waker::wake);
+            group.tasks.close();
         }
     }
 }
 
-impl Group {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing done under the lock can leave it half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Wake for Task {
-    fn wake(self: Arc<Self>) {
-        let Some(group) = self.group.upgrade() else { return };
-        if self.queued.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let driver = {
-            let mut state = group.state();
-            state.ready.push_back(self);
-            state.driver.take()
-        };
-        driver.into_iter().for_each(Waker::wake);
-    }
-}
-
-struct Driver(Arc<Group>);
-
-impl Future for Driver {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let began = Instant::now();
-        loop {
-            let task = {
-                let mut state = self.0.state();
-                match state.ready.pop_front() {
-                    Some(task) => task,
-                    None if state.closed && state.tasks.is_empty() => return Poll::Ready(()),
-                    None => {
-                        state.driver = Some(cx.waker().clone());
-                        return Poll::Pending;
-                    }
-                }
-            };
-            // What wakes it from here on wakes it again.
-            task.queued.store(false, Ordering::Release);
-            self.poll_one(&task);
-            if began.elapsed() >= TURN || !coop::has_budget_remaining() {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-        }
-    }
-}
-
-impl Driver {
-    fn poll_one(&self, task: &Arc<Task>) {
-        let waker = Waker::from(task.clone());
-        let mut work = task.work.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_over =
-            work.as_mut().is_none_or(|work| work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
-        if is_over {
-            *work = None;
-            self.0.state().tasks.remove(&task.id);
-        }
-    }
-}
-
-impl Drop for Driver {
+impl Drop for Group {
     fn drop(&mut self) {
-        let (tasks, ready) = {
-            let mut state = self.0.state();
-            state.over = true;
-            (std::mem::take(&mut state.tasks), std::mem::take(&mut state.ready))
-        };
-        drop(ready);
-        // A task may be held by what wakes it, and that by the task.
-        for task in tasks.into_values() {
-            let work = task.work.lock().unwrap_or_else(PoisonError::into_inner).take();
-            drop(work);
-        }
+        self.tasks.close();
     }
 }
 
@@ -195,109 +97,83 @@ pub(crate) async fn pause() {
     let mut paused = false;
     std::future::poll_fn(|cx| {
         if std::mem::replace(&mut paused, true) {
-            return Poll::Ready(());
+            return std::task::Poll::Ready(());
         }
         cx.waker().wake_by_ref();
-        Poll::Pending
+        std::task::Poll::Pending
     })
     .await;
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
 
-    use tokio::sync::{mpsc, oneshot};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
 
     use super::*;
 
-    /// Tasks that are always busy, each for a fifth of a turn.
-    fn flood(turns: &Turns, tasks: usize) -> Arc<AtomicUsize> {
-        let polls = Arc::new(AtomicUsize::new(0));
-        for _ in 0..tasks {
-            let polls = polls.clone();
-            turns.spawn(async move {
-                loop {
-                    let began = Instant::now();
-                    while began.elapsed() < TURN / 5 {}
-                    polls.fetch_add(1, Ordering::Relaxed);
-                    pause().await;
-                }
-            });
-        }
-        polls
-    }
-
     #[tokio::test]
-    async fn a_thousand_busy_tasks_of_one_hold_others_up_for_a_turn() {
-        let (greedy, modest) = (Turns::together(), Turns::together());
-        let polls = flood(&greedy, 1_000);
-        modest
-            .run(async {
-                for _ in 0..100 {
-                    pause().await;
-                }
-            })
-            .await;
-        // Each with a place of its own, they would have been polled 100,000 times.
-        let polls = polls.load(Ordering::Relaxed);
-        assert!((1..2_000).contains(&polls), "{polls}");
-    }
-
-    #[tokio::test]
-    async fn what_waits_is_woken_and_ends() {
-        let turns = Turns::together();
-        let (send, mut receive) = mpsc::channel::<u32>(1);
-        let (result, sum) = oneshot::channel();
-        turns.spawn(async move {
-            let mut sum = 0;
-            while let Some(number) = receive.recv().await {
-                sum += number;
+    async fn one_that_is_always_busy_does_not_hold_others_up() {
+        let (greedy, modest) = (Turns::together().unwrap(), Turns::together().unwrap());
+        let served = Arc::new(AtomicBool::new(false));
+        let (over, end) = oneshot::channel();
+        let until = served.clone();
+        greedy.spawn(async move {
+            // Never waits: on one thread nobody else would come to anything before its end.
+            while !until.load(Ordering::Relaxed) {
+                thread::yield_now();
             }
-            result.send(sum).unwrap();
+            let _ = over.send(());
         });
-        for number in 0..1_000 {
-            send.send(number).await.unwrap();
-        }
-        turns.close();
-        drop(send);
-        assert_eq!(sum.await.unwrap(), 499_500);
+        modest.run(async move { served.store(true, Ordering::Relaxed) }).await;
+        end.await.unwrap();
     }
 
     #[tokio::test]
-    async fn after_its_end_nothing_is_kept() {
-        let turns = Turns::together();
-        turns.run(async {}).await;
-        turns.close();
-        let group = turns.0.clone().unwrap();
-        while !group.state().over {
-            tokio::task::yield_now().await;
-        }
-        let (held, gone) = oneshot::channel::<()>();
-        turns.spawn(async move { drop(held) });
-        gone.await.unwrap_err();
-        assert!(group.state().tasks.is_empty());
+    async fn tasks_of_a_place_are_on_its_thread_and_sockets_too() {
+        let turns = Turns::together().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (send, threads) = oneshot::channel();
+        let (mut client, accepted) =
+            tokio::join!(async { TcpStream::connect(address).await.unwrap() }, listener.accept());
+        let (socket, _) = accepted.unwrap();
+        let place = turns.clone();
+        turns.spawn(async move {
+            let mut socket = place.adopt(socket).unwrap();
+            let before = thread::current().id();
+            let byte = socket.read_u8().await.unwrap();
+            let _ = send.send((byte, before, thread::current().id()));
+        });
+        // Whoever blocks this runtime does not matter to the other.
+        client.write_u8(7).await.unwrap();
+        let (byte, before, after) = threads.await.unwrap();
+        assert_eq!((byte, before), (7, after));
+        assert_ne!(after, thread::current().id());
     }
 
-    #[test]
-    fn what_is_left_when_the_runtime_ends_is_dropped() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let (held, mut gone) = oneshot::channel::<()>();
-        let turns = runtime.block_on(async {
-            let turns = Turns::together();
-            let group = turns.0.clone().unwrap();
-            turns.spawn(async move {
-                // Whatever would wake it is the task's own.
-                let (_send, receive) = oneshot::channel::<()>();
-                let _ = receive.await;
-                drop((held, group));
-            });
-            turns.run(async {}).await;
-            turns
+    #[tokio::test]
+    async fn the_thread_ends_with_its_last_task_and_takes_nothing_after_it() {
+        let turns = Turns::together().unwrap();
+        let (send, receive) = oneshot::channel::<()>();
+        let (held, gone) = oneshot::channel::<()>();
+        turns.spawn(async move {
+            let _ = receive.await;
+            drop(held);
         });
-        assert!(gone.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty));
-        drop(runtime);
-        assert_eq!(gone.try_recv(), Err(oneshot::error::TryRecvError::Closed));
-        drop(turns);
+        turns.close();
+        send.send(()).unwrap();
+        gone.await.unwrap_err();
+        // What comes too late is dropped, sooner or later.
+        loop {
+            let (held, gone) = oneshot::channel::<&str>();
+            turns.run(async move { drop(held.send("run")) }).await;
+            if gone.await.is_err() {
+                break;
+            }
+        }
     }
 }
