@@ -14,6 +14,7 @@ mod path;
 mod proxied;
 mod relay;
 mod rights;
+mod team;
 mod terminal;
 mod traffic;
 
@@ -27,6 +28,7 @@ pub use path::{Path, this_machine};
 pub use proxied::Spoken;
 pub use relay::{Event, Exited, Relay, Signal};
 pub use rights::{documented_rules, documented_rules_of, with_verbs, without};
+pub use team::{shared_agent, shared_agent_status, shared_agent_sum, try_shared_agent};
 pub use terminal::{CTRL_BACKSLASH, CTRL_C, CTRL_Z, Terminal};
 pub use traffic::{
     connect, connect_from, download, download_watched, echo_once, half_close, http_get, receive_pattern,

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use relay_tests::{
-    Exited, Namespace, Relay, Signal, Took, admin_kubeconfig, in_time, kubectl, kubectl_apply, wait_until,
-    without,
+    Exited, Namespace, Relay, Signal, Took, admin_kubeconfig, connect, documented_rules_of, echo_once,
+    in_time, kubectl, kubectl_apply, shared_agent, wait_until, without,
 };
 use serde_json::Value;
 
@@ -90,6 +90,45 @@ fn a_missing_right_is_named_and_the_printed_role_mends_it() {
         assert!(after.stdout.contains("ok       image "), "{}", after.stdout);
         assert!(after.stdout.contains("ok       cleanup "), "{}", after.stdout);
     }
+}
+
+#[test]
+fn the_role_for_a_shared_agent_is_missed_before_and_enough_after() {
+    let namespace = Namespace::new("examined", &[]);
+    let name = namespace.name();
+    shared_agent(name, &["install", "--replicas=1"]);
+    // Whoever has no rights at all.
+    let user = namespace.user("dev", "[]");
+    let args = ["-n", "default", "--server.namespace", name, "--agent-source", "shared"];
+    let target = ["--agent-source=shared", "--server.namespace", name, "host/web.default", ":7007"];
+
+    let before = examined(&user, &args);
+    assert_eq!(before.code, Some(1), "{}", before.stdout);
+    let line = before.stdout.lines().find(|line| line.starts_with("failed ")).expect("a failed line");
+    assert!(line.contains("shared"), "{}", before.stdout);
+    let words = before.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    for word in ["list pods", "create pods/portforward", "--print-role"] {
+        assert!(words.contains(word), "{word:?} is missing in:\n{}", before.stdout);
+    }
+    let refused = Relay::spawn_as(&user, &target).wait(Duration::from_secs(30));
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("kind: Role"), "the run says the same: {}", refused.stderr);
+
+    let rules = serde_json::json!(documented_rules_of("manifests/role-shared.yaml")).to_string();
+    let user = namespace.user("dev", &rules);
+    let there = kubectl(&["get", "jobs,pods", "-n", name, "-o", "name"]);
+    let after = examined(&user, &[&args[..], &["-o", "json"]].concat());
+    let report: Value = serde_json::from_str(&after.stdout).unwrap();
+    assert_eq!((after.code, &report["ok"]), (Some(0), &Value::Bool(true)), "{report:#}");
+    let verdicts = verdicts(&report);
+    for check in ["shared", "agent", "upgrade", "session", "dns", "udp"] {
+        assert!(verdicts.contains(&(check.into(), "ok".into())), "{check}: {report:#}");
+    }
+    // It is somebody else's agent, and stays.
+    assert_eq!(kubectl(&["get", "jobs,pods", "-n", name, "-o", "name"]), there);
+    let (relay, address) = Relay::start_as(&user, &target);
+    echo_once(&mut connect(address), b"allowed").unwrap();
+    assert_eq!(relay.stop(Signal::INT).code, Some(0));
 }
 
 #[test]

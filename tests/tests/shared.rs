@@ -6,40 +6,21 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use relay_tests::{
-    Namespace, Relay, Signal, Took, admin_kubeconfig, connect, documented_rules_of, echo_once, in_time,
-    kubectl, repository, try_kubectl, udp_echo, wait_until,
+    Namespace, Relay, Signal, Took, connect, documented_rules_of, echo_once, in_time, kubectl, repository,
+    shared_agent as agent, shared_agent_status as status, shared_agent_sum, try_kubectl,
+    try_shared_agent as try_agent, udp_echo, wait_until,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 const TARGET: &str = "host/web.default.svc.cluster.local";
 const RESTRICTED: &str = "pod-security.kubernetes.io/enforce=restricted";
 const POD: &str = "app.kubernetes.io/component=shared-agent";
-
-/// Runs `kubectl relay agent` on the shared agent of a namespace.
-fn try_agent(namespace: &str, args: &[&str]) -> Output {
-    let mut command = Command::new(Relay::program());
-    command.arg("agent").args(args).args(["-n", namespace]).env("KUBECONFIG", admin_kubeconfig());
-    command.stdin(Stdio::null()).output().expect("the plugin runs")
-}
-
-fn agent(namespace: &str, args: &[&str]) -> String {
-    let output = try_agent(namespace, args);
-    let (stdout, stderr) =
-        (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "agent {args:?}: {stdout}{stderr}");
-    stdout
-}
-
-fn status(namespace: &str) -> Value {
-    serde_json::from_str(&agent(namespace, &["status", "-o", "json"])).unwrap()
-}
 
 /// The replica that holds the one session.
 fn in_use(namespace: &str) -> String {
@@ -127,15 +108,9 @@ fn who_has_only_the_shared_role_forwards_both_protocols_and_creates_nothing() {
     echo_once(&mut connect(tcp), b"over TCP").unwrap();
     udp_echo(udp, 1_000).unwrap();
     let counts = status(name);
-    let sum = |field: &str| {
-        counts["replicas"].as_array().unwrap().iter().map(|one| one[field].as_u64().unwrap()).sum::<u64>()
-    };
-    assert_eq!(
-        (sum("sessions"), counts["ready"].as_u64(), counts["wanted"].as_u64()),
-        (1, Some(2), Some(2)),
-        "{counts}"
-    );
-    assert!(sum("bytes") >= 2_016, "{counts}");
+    assert_eq!((counts["ready"].as_u64(), counts["wanted"].as_u64()), (Some(2), Some(2)), "{counts}");
+    assert_eq!(shared_agent_sum(name, "sessions"), 1);
+    assert!(shared_agent_sum(name, "bytes") >= 2_016);
     let exited = relay.stop(Signal::INT);
     assert_eq!((exited.code, exited.stderr.as_str()), (Some(0), ""));
     assert_eq!(objects(name), before, "the run has made and removed nothing");
