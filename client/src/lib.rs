@@ -23,4 +23,5 @@ pub mod run;
 pub mod shared;
 pub mod signals;
 pub mod target;
+mod terminal;
 pub mod version;

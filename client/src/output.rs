@@ -200,9 +200,13 @@ impl Output {
     pub fn hand_over(&self, text: &str) {
         self.write_stdout(text.trim_end());
         self.sink().end_stdout();
-        let closed = std::fs::OpenOptions::new().write(true).open("/dev/null");
-        if let Err(error) = closed.and_then(|nothing| Ok(rustix::stdio::dup2_stdout(nothing)?)) {
-            tracing::debug!(%error, "stdout stays open");
+        // Elsewhere nobody is handed anything over.
+        #[cfg(unix)]
+        {
+            let closed = std::fs::OpenOptions::new().write(true).open("/dev/null");
+            if let Err(error) = closed.and_then(|nothing| Ok(rustix::stdio::dup2_stdout(nothing)?)) {
+                tracing::debug!(%error, "stdout stays open");
+            }
         }
     }
 

@@ -1,10 +1,13 @@
 //! `--ports-file`: where each forward listens, in a file that is there, whole, from the moment they are all ready until the
 //! run ends.
 
+#[cfg_attr(unix, path = "ports_file/unix.rs")]
+#[cfg_attr(windows, path = "ports_file/windows.rs")]
+mod system;
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -117,17 +120,16 @@ impl PortsFile {
         let beside = self.path.with_file_name(format!(".{}.{}", name.display(), std::process::id()));
         // Of a run that was killed: where process ids are few, as in a container, they come again soon.
         let _ = fs::remove_file(&beside);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        let file = system::private(OpenOptions::new().write(true).create_new(true)).open(&beside)?;
         Ok((beside, file))
     }
 }
 
 impl Drop for PortsFile {
     fn drop(&mut self) {
-        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = written.as_ref().and_then(|file| file.metadata().ok()).map(identity);
-        let there = fs::symlink_metadata(&self.path).ok().map(identity);
+        let written = written.as_ref().and_then(|file| file.metadata().ok()).map(system::identity);
+        let there = fs::symlink_metadata(&self.path).ok().map(system::identity);
         // Another run may have put its own there.
         if written.is_some() && written == there {
             let _ = fs::remove_file(&self.path);
@@ -178,8 +180,9 @@ fn json(forwards: &[Forwarded]) -> String {
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
 

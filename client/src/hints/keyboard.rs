@@ -2,10 +2,8 @@
 
 use std::io::{self, IsTerminal};
 
-use rustix::{process::getpgrp, termios::tcgetpgrp};
-
 use super::HintError;
-use crate::output::Output;
+use crate::{output::Output, terminal};
 
 /// Somebody who can be asked.
 #[derive(Debug, Clone, Copy)]
@@ -16,8 +14,7 @@ impl Keyboard {
     /// in the background of a shell.
     pub fn of_process() -> Option<Self> {
         let stdin = io::stdin();
-        let has_it = || tcgetpgrp(&stdin).is_ok_and(|group| group == getpgrp());
-        (stdin.is_terminal() && io::stderr().is_terminal() && has_it()).then_some(Self(()))
+        (io::stderr().is_terminal() && terminal::is_typed_at(&stdin)).then_some(Self(()))
     }
 
     /// Shows `question` until `understood` makes something of the answer, or tells what to show next.

@@ -6,12 +6,8 @@ use std::{
     time::Instant,
 };
 
-use rustix::{
-    process::getpgrp,
-    termios::{tcgetpgrp, tcgetwinsize},
-};
-
 use super::style::is_dumb;
+use crate::terminal;
 
 /// Goes to the line's beginning and clears it.
 const CLEAR: &str = "\r\x1b[K";
@@ -89,10 +85,10 @@ impl Sink {
         }
         let stderr = io::stderr();
         // In the background of a shell, the line is where somebody types.
-        if !tcgetpgrp(&stderr).is_ok_and(|group| group == getpgrp()) {
+        if !terminal::is_looked_at(&stderr) {
             return self.clear();
         }
-        let width = tcgetwinsize(&stderr).map_or(80, |size| usize::from(size.ws_col));
+        let width = terminal::width(&stderr).unwrap_or(80);
         let text = cut(text, width);
         if matches!(&self.progress, Progress::Shown(before) if *before == text) {
             return;

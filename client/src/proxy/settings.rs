@@ -85,6 +85,10 @@ pub enum ProxyError {
     /// The PAC file.
     #[error(transparent)]
     Pac(#[from] PacError),
+    /// `--print-env` where a shell cannot be handed stdout's end.
+    #[error("--print-env is for shells of Unix")]
+    #[cfg(windows)]
+    PrintEnv,
     /// A port that cannot be had.
     #[error(transparent)]
     Bind(#[from] ListenError),
@@ -107,6 +111,8 @@ impl ProxyError {
             }
             Self::Dns(error) => error.hint(),
             Self::Pac(error) => error.hint(),
+            #[cfg(windows)]
+            Self::PrintEnv => "start a command or a shell with the variables: kubectl relay proxy -- cmd".into(),
             Self::Bind(error) if error.source.kind() == std::io::ErrorKind::AddrInUse => {
                 "choose another port: --listen 127.0.0.1:1081, or a free one: --listen 127.0.0.1:0".into()
             }
@@ -126,6 +132,10 @@ impl ProxySettings {
     /// # Errors
     /// [`ProxyError`].
     pub fn from_args(args: &ProxyArgs) -> Result<Self, ProxyError> {
+        #[cfg(windows)]
+        if args.print_env {
+            return Err(ProxyError::PrintEnv);
+        }
         let listen: Vec<ListenOn> =
             args.listen.iter().map(|text| listen_on(text)).collect::<Result<_, _>>()?;
         let credentials = credentials(args.auth_file.as_ref(), std::env::var(AUTH).ok())?;

@@ -1,11 +1,22 @@
 //! A proxy that a shell has started for itself, by `--print-env`: once the shell goes on, the proxy has to stay when a
 //! key is for another program, and to go when the shell does.
 
+#[cfg(unix)]
 use rustix::process::{Pid, getppid, setpgid};
 
-/// Whoever started this process.
-pub(super) struct Shell(Option<Pid>);
+/// Whoever started this process. Nobody asks for it on Windows, where `--print-env` is refused.
+pub(super) struct Shell(#[cfg(unix)] Option<Pid>);
 
+#[cfg(windows)]
+impl Shell {
+    pub(super) fn of_this_process() -> Self {
+        Self()
+    }
+
+    pub(super) fn stay_beside(&self) {}
+}
+
+#[cfg(unix)]
 impl Shell {
     /// To be called at the start: who the parent was then.
     pub(super) fn of_this_process() -> Self {
@@ -33,5 +44,5 @@ fn end_with_parent() {
 }
 
 /// Elsewhere `kill $RELAY_PID` ends it.
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(unix, not(target_os = "linux")))]
 fn end_with_parent() {}
