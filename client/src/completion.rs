@@ -36,9 +36,14 @@ pub struct CompletionArgs {
 
 /// Prints a shell's script.
 pub fn print(args: &CompletionArgs, output: &Output) {
+    output.answer(script(args.shell).trim_end());
+}
+
+/// A shell's script.
+pub fn script(shell: Shell) -> String {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Args::command(), "kubectl-relay", &mut script);
-    output.answer(&format!("{}\n{INSTALLATION}", String::from_utf8_lossy(&script).trim_end()));
+    clap_complete::generate(shell, &mut Args::command(), "kubectl-relay", &mut script);
+    format!("{}\n{INSTALLATION}\n", String::from_utf8_lossy(&script).trim_end())
 }
 
 /// Whether a program of this name is asked to complete instead of to run.

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change lands, in order of patience.
 
+mod cross;
 mod e2e;
 mod fuzz;
 mod runner;
@@ -43,6 +44,8 @@ enum Part {
     Fmt,
     /// Lints.
     Clippy,
+    /// Lints for Windows and macOS.
+    Cross,
     /// Documentation.
     Doc,
     /// Licences, sources and duplicate dependencies.
@@ -60,6 +63,7 @@ impl Part {
         match self {
             Self::Fmt => "fmt",
             Self::Clippy => "clippy",
+            Self::Cross => "clippy for other systems",
             Self::Doc => "doc",
             Self::Deny => "deny",
             Self::Unit => "unit and property tests",
@@ -104,6 +108,7 @@ fn run_part(part: Part, options: &Options, runner: &Runner, count: &mut Count) -
         Part::Clippy => {
             runner.run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
         }
+        Part::Cross => cross::run(runner),
         Part::Doc => {
             runner.run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
         }

@@ -112,7 +112,9 @@ impl ProxyError {
             Self::Dns(error) => error.hint(),
             Self::Pac(error) => error.hint(),
             #[cfg(windows)]
-            Self::PrintEnv => "start a command or a shell with the variables: kubectl relay proxy -- cmd".into(),
+            Self::PrintEnv => {
+                "start a command or a shell with the variables: kubectl relay proxy -- cmd".into()
+            }
             Self::Bind(error) if error.source.kind() == std::io::ErrorKind::AddrInUse => {
                 "choose another port: --listen 127.0.0.1:1081, or a free one: --listen 127.0.0.1:0".into()
             }

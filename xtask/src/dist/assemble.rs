@@ -11,7 +11,7 @@ use super::licences::{self, Part};
 use super::platform::Platform;
 use super::template::{self, Values};
 use super::toolchain::Zig;
-use super::{deb, elf, oci, packages, sbom};
+use super::{deb, elf, manual, oci, packages, sbom};
 use crate::archive::{Entry, gzip, tar, zip};
 use crate::image::{self, sha256};
 use crate::plugin::Processor;
@@ -39,6 +39,7 @@ pub(crate) fn assemble(
     let agents = build::agents(workspace)?;
     let mut files = Files::new();
     files.push(image(workspace, zig, release)?);
+    let manual = manual::entries(workspace)?;
     let mut archives = Vec::new();
     for platform in platforms {
         let plugin = build::plugin(workspace, zig, *platform, &agents)?;
@@ -53,7 +54,7 @@ pub(crate) fn assemble(
         }
         let made = step(&format!("archive for {title}"), || {
             let texts = texts(workspace, zig, &PROGRAMS, *platform)?;
-            archive(workspace, release, *platform, program, texts)
+            archive(workspace, release, *platform, program, texts, &manual)
         })?;
         archives.push((*platform, made[0].0.clone(), sha256(&made[0].1)));
         files.extend(made);
@@ -124,10 +125,14 @@ fn archive(
     platform: Platform,
     program: Vec<u8>,
     texts: Vec<Entry>,
+    manual: &[Entry],
 ) -> Result<Files> {
     let mut files = Files::new();
     let name = platform.archive(&release.version);
     let mut entries = texts.clone();
+    // Windows has nothing that reads a man page.
+    let is_wanted = |entry: &&Entry| platform.os() != "windows" || !entry.path.starts_with("man/");
+    entries.extend(manual.iter().filter(is_wanted).cloned());
     entries.push(Entry::file("README.md", read(&workspace.source.join("README.md"))?));
     entries.push(Entry::program(format!("kubectl-relay{}", platform.suffix()), program.clone()));
     // No link to it as the helper for completion: krew refuses an archive that has one.
@@ -137,7 +142,7 @@ fn archive(
         files.push((name, gzip(&tar(entries, release.time)?)?));
     }
     if platform.os() == "linux" {
-        files.push((deb::name(release, platform), deb::package(release, platform, program, &texts)?));
+        files.push((deb::name(release, platform), deb::package(release, platform, program, &texts, manual)?));
     }
     let lock = fs::read_to_string(workspace.source.join("Cargo.lock")).context("read Cargo.lock")?;
     let packages = packages::linked(workspace, &PROGRAMS, platform.target())?;

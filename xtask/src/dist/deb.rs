@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 
 use super::build::Release;
+use super::manual;
 use super::platform::Platform;
 use crate::archive::{Content, Entry, gzip, tar};
 
@@ -13,12 +14,13 @@ pub(crate) fn name(release: &Release, platform: Platform) -> String {
     format!("kubectl-relay_{}_{}.deb", release.version, platform.arch())
 }
 
-/// The package with the program and texts in it; a static program depends on nothing.
+/// The package with the program, the texts and the manual in it; a static program depends on nothing.
 pub(crate) fn package(
     release: &Release,
     platform: Platform,
     program: Vec<u8>,
     texts: &[Entry],
+    manual: &[Entry],
 ) -> Result<Vec<u8>> {
     let mut files = vec![
         Entry::program("./usr/bin/kubectl-relay", program),
@@ -30,6 +32,7 @@ pub(crate) fn package(
         let path = format!("./usr/share/doc/kubectl-relay/{name}");
         files.push(Entry { path, content: text.content.clone() });
     }
+    files.extend(manual::packaged(manual)?);
     let size: usize = files.iter().map(size).sum();
     files.extend(folders(&files));
     let control = format!(
@@ -113,7 +116,8 @@ mod tests {
     fn a_package_holds_the_program_under_both_names_and_says_what_it_is_for() {
         let release = Release { version: "1.2.3".into(), commit: None, time: 1_700_000_000, changed: false };
         let texts = [Entry::file("LICENSE", *b"free"), Entry::file("THIRD-PARTY.txt", *b"others")];
-        let build = || package(&release, Platform::LinuxArm64, vec![7; 3001], &texts).unwrap();
+        let manual = [Entry::file("man/kubectl-relay.1", *b".TH")];
+        let build = || package(&release, Platform::LinuxArm64, vec![7; 3001], &texts, &manual).unwrap();
         let members = members(&build());
         let names: Vec<_> = members.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["debian-binary", "control.tar.gz", "data.tar.gz"]);
@@ -128,6 +132,7 @@ mod tests {
             "usr/bin/kubectl-relay",
             "usr/bin/kubectl_complete-relay",
             "usr/share/doc/kubectl-relay/copyright",
+            "usr/share/man/man1/kubectl-relay.1.gz",
         ] {
             assert!(paths.iter().any(|found| found.trim_start_matches("./") == path), "{path} of {paths:?}");
         }
