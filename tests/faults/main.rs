@@ -12,6 +12,7 @@ mod credentials;
 mod idle_killer;
 mod lane_lost;
 mod laptop_asleep;
+mod live;
 mod path_cut;
 mod path_reset;
 mod proxied;

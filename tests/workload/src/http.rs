@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 server: a page, health that can be switched, and bytes to measure with.
+//! A small HTTP/1.1 server: pages, health that can be switched, and bytes to measure with.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +8,8 @@ use relay_workload::{MARKER, hex, sha256_of_pattern};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+
+use crate::live;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ struct Request {
     path: String,
     length: u64,
     close: bool,
+    /// Of a client that asks for a WebSocket.
+    key: Option<String>,
 }
 
 /// Serves requests on one connection until the client closes it or asks to.
@@ -34,6 +38,13 @@ pub(crate) async fn serve(stream: TcpStream, site: Arc<Site>) -> Result<()> {
         if let Some(count) = request.path.strip_prefix("/bytes/").and_then(|n| n.parse::<u64>().ok()) {
             writer.write_all(head("200 OK", "application/octet-stream", count).as_bytes()).await?;
             crate::servers::send_pattern(&mut writer, count).await?;
+        } else if request.path == "/live/events" {
+            return live::events(&mut writer).await;
+        } else if let ("/live/socket", Some(key)) = (request.path.as_str(), &request.key) {
+            return live::socket(key, &mut reader, &mut writer).await;
+        } else if request.path == "/live" {
+            let head = head("200 OK", "text/html; charset=utf-8", live::PAGE.len() as u64);
+            writer.write_all((head + live::PAGE).as_bytes()).await?;
         } else {
             let (status, body) = answer(&request, &received, &site);
             let head = head(status, "text/plain; charset=utf-8", body.len() as u64);
@@ -80,8 +91,13 @@ async fn read_request(reader: &mut (impl AsyncBufRead + Unpin)) -> Result<Option
     let (Some(method), Some(path), Some(version)) = (words.next(), words.next(), words.next()) else {
         bail!("not an HTTP request line: {line:?}");
     };
-    let mut request =
-        Request { method: method.to_owned(), path: path.to_owned(), length: 0, close: version == "HTTP/1.0" };
+    let mut request = Request {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        length: 0,
+        close: version == "HTTP/1.0",
+        key: None,
+    };
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).await? == 0 {
@@ -96,6 +112,7 @@ async fn read_request(reader: &mut (impl AsyncBufRead + Unpin)) -> Result<Option
         };
         match name.to_ascii_lowercase().as_str() {
             "content-length" => request.length = value.trim().parse().context("Content-Length")?,
+            "sec-websocket-key" => request.key = Some(value.trim().to_owned()),
             "connection" => request.close = value.trim().eq_ignore_ascii_case("close"),
             _ => {}
         }

@@ -6,7 +6,7 @@
 //!
 //! | port | protocol | behaviour |
 //! | --- | --- | --- |
-//! | 8080 | HTTP | `/`, `/healthz`, `/ready/on`, `/ready/off`, `/bytes/N`, `/sha256/N`, `POST /sink` |
+//! | 8080 | HTTP | `/`, `/healthz`, `/ready/on`, `/ready/off`, `/bytes/N`, `/sha256/N`, `POST /sink`, `/live` |
 //! | 7007 | TCP | echo; keeps a half-closed connection until everything is sent back |
 //! | 7007 | UDP | echo of datagrams up to 65,507 bytes |
 //! | 7008 | TCP | the server speaks first: one line, [`BANNER`] and the host name, then echo |

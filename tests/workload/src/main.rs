@@ -1,6 +1,7 @@
 //! The test services, in one static program; what listens where is in the library's documentation.
 
 mod http;
+mod live;
 mod pause;
 mod probe;
 mod scan;
