@@ -24,16 +24,23 @@ pub struct Limits {
     pub connections: usize,
     /// UDP flows at once, of all clients.
     pub flows: usize,
-    /// How long a client may take to say where to, or for the head of a request; a connection on which nothing is
-    /// asked for as long is closed.
+    /// How long a client may take to say where to, or for the head of a request.
     pub header_time: Duration,
+    /// How long a client may keep an HTTP connection after an answer without asking for anything.
+    pub idle_time: Duration,
     /// Bytes that the head of an HTTP request may have, at least 8,192.
     pub header_size: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 4096, flows: 1024, header_time: Duration::from_secs(10), header_size: 64 * 1024 }
+        Self {
+            connections: 4096,
+            flows: 1024,
+            header_time: Duration::from_secs(10),
+            idle_time: Duration::from_secs(90),
+            header_size: 64 * 1024,
+        }
     }
 }
 

@@ -4,7 +4,10 @@ use std::{
     io::{self, IoSlice},
     net::Shutdown,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -23,23 +26,41 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// A socket; clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Socket(Arc<TcpStream>);
+pub(crate) struct Socket {
+    stream: Arc<TcpStream>,
+    heard: Heard,
+}
+
+/// How many bytes were read from a socket.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Heard(Arc<AtomicU64>);
+
+impl Heard {
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 impl Socket {
     /// From now on a socket that is merely dropped is reset.
     pub(crate) fn new(stream: TcpStream) -> Self {
         prepare(&stream);
-        Self(Arc::new(stream))
+        Self { stream: Arc::new(stream), heard: Heard::default() }
+    }
+
+    /// What has been read of it, at any time.
+    pub(crate) fn heard(&self) -> Heard {
+        self.heard.clone()
     }
 
     /// Ready when the other end has reset the connection.
     pub(crate) async fn reset(&self) -> io::Error {
-        reset(&self.0).await
+        reset(&self.stream).await
     }
 
     /// The socket itself, if this is its last owner.
     pub(crate) fn into_inner(self) -> Option<TcpStream> {
-        Arc::into_inner(self.0)
+        Arc::into_inner(self.stream)
     }
 }
 
@@ -76,10 +97,14 @@ pub(crate) async fn end_after_reply(mut stream: impl AsyncRead + AsyncWrite + Un
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read_buf(buf) {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read_buf(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(|_| ())),
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(len) => {
+                    self.heard.0.fetch_add(len as u64, Ordering::Relaxed);
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
     }
@@ -96,8 +121,8 @@ impl AsyncWrite for Socket {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match self.0.try_write_vectored(bufs) {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match self.stream.try_write_vectored(bufs) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
             }
@@ -113,7 +138,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        finish(&self.0);
-        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
+        finish(&self.stream);
+        Poll::Ready(SockRef::from(&*self.stream).shutdown(Shutdown::Write))
     }
 }

@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod head;
+mod patience;
 mod request;
 mod upstream;
 
@@ -20,10 +21,11 @@ use hyper::{
     service::service_fn,
     upgrade::{OnUpgrade, Upgraded},
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use self::{
+    patience::HeadTimer,
     request::Requests,
     upstream::{Counted, Watched},
 };
@@ -73,7 +75,7 @@ pub(crate) async fn serve<D: Dial>(client: Client, shared: Arc<Shared<D>>) -> io
         })
     };
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer::new(socket.heard(), &limits))
         .header_read_timeout(limits.header_time)
         .max_buf_size(limits.header_size.max(8192))
         .max_header_size(limits.header_size)

@@ -1,13 +1,13 @@
 //! Limits: what one client does harms no other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use relay_protocol::Status;
 use relay_proxy::Limits;
 
 use crate::{
     socks::connect5,
-    support::{Rig, Wanted},
+    support::{Client, Rig, Wanted},
 };
 
 #[tokio::test]
@@ -24,6 +24,39 @@ async fn whoever_does_not_say_where_to_is_let_go() {
         assert!(left.len() <= 2, "{left:?}");
     }
     assert!(rig.mock.dialled().is_empty());
+}
+
+/// Asks for a page and reads it; the connection is kept.
+async fn ask(rig: &Rig) -> Client {
+    let mut client = rig.says("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    client.until("authorized: true").await;
+    client
+}
+
+#[tokio::test]
+async fn a_kept_connection_may_be_quiet_for_longer_than_a_head_may_take() {
+    let idle_time = Duration::from_secs(1);
+    let limits = Limits { header_time: Duration::from_millis(50), idle_time, ..Limits::default() };
+    let rig = Rig::with(Wanted { limits, pages: true, ..Wanted::default() }).await;
+    let asked = Instant::now();
+    let mut client = ask(&rig).await;
+    assert!(client.rest().await.is_empty());
+    assert!(asked.elapsed() >= idle_time, "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn a_slow_head_on_a_kept_connection_is_cut_off() {
+    let limits = Limits {
+        header_time: Duration::from_millis(200),
+        idle_time: Duration::from_secs(3600),
+        ..Limits::default()
+    };
+    let rig = Rig::with(Wanted { limits, pages: true, ..Wanted::default() }).await;
+    let mut client = ask(&rig).await;
+    client.write("GET / HTTP/1.1\r\nHo").await;
+    let mut left = Vec::new();
+    let _ = crate::support::in_time(tokio::io::AsyncReadExt::read_to_end(&mut client.0, &mut left)).await;
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test]
