@@ -110,7 +110,7 @@ impl Direct {
     pub fn begin(&self) {
         self.0.output.state(&RelayState::Connecting);
         self.0.output.note(&format!("without an agent: {WITHOUT}"));
-        self.0.only_way.send_replace(true);
+        self.only_way();
     }
 
     /// Takes over where no agent can be had, if that is for want of rights or room and every forward can do without.
@@ -136,8 +136,13 @@ impl Direct {
         }
         let message = format!("{error}. Going on without an agent: {WITHOUT}");
         self.0.output.warning(&message, Some(&error.hint()));
-        self.0.only_way.send_replace(true);
+        self.only_way();
         None
+    }
+
+    fn only_way(&self) {
+        self.0.output.without_agent();
+        self.0.only_way.send_replace(true);
     }
 
     fn mode(&self) -> Mode {

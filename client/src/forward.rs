@@ -26,6 +26,7 @@ use crate::{
         resolve::Forward,
     },
     direct::{Direct, pods::Pods},
+    ledger::ForwardAccount,
     output::Output,
 };
 
@@ -62,16 +63,20 @@ pub struct Path {
     pub remote: u16,
     /// The pods behind it, where they can be reached without an agent.
     pub direct: Option<Arc<Pods>>,
+    /// Where its connections are counted.
+    pub account: Arc<ForwardAccount>,
 }
 
-impl From<&Forward> for Path {
-    fn from(forward: &Forward) -> Self {
+impl Path {
+    /// That of a forward which was looked up.
+    pub fn new(forward: &Forward, account: Arc<ForwardAccount>) -> Self {
         Self {
             target: forward.target.as_str().into(),
             route: Arc::clone(&forward.route),
             protocol: forward.protocol,
             remote: forward.remote,
             direct: forward.direct.clone(),
+            account,
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod error;
 pub mod file_limit;
 pub mod forward;
 pub mod hints;
+pub mod ledger;
 pub mod network;
 pub mod output;
 pub mod port;

@@ -22,7 +22,12 @@ use sink::{Repeated, Sink};
 use style::Role;
 pub use style::Style;
 
-use crate::{cluster::ready::Destination, dial_failure, direct::DirectError};
+use crate::{
+    cluster::ready::Destination,
+    dial_failure,
+    direct::DirectError,
+    ledger::{AgentAccount, AgentName},
+};
 
 /// A repeated failure of one forward is told once in this time, with the number of times it happened.
 const REPEAT: Duration = Duration::from_secs(10);
@@ -93,6 +98,8 @@ pub struct Output {
     log_connections: bool,
     /// Which of several contexts it is about.
     context: Option<String>,
+    /// The account of the agent that it is about.
+    account: Option<Arc<AgentAccount>>,
     style: Style,
     sink: Arc<Mutex<Sink>>,
 }
@@ -123,6 +130,7 @@ impl Output {
             beside_a_command: false,
             log_connections: false,
             context: None,
+            account: None,
             style: Style::PLAIN,
             sink: Arc::new(Mutex::new(sink)),
         }
@@ -143,7 +151,29 @@ impl Output {
     /// The same terminal, for what is about one of several contexts.
     #[must_use]
     pub fn about_context(&self, name: &str) -> Self {
-        Self { context: Some(name.into()), sink: Arc::clone(&self.sink), ..*self }
+        let (account, sink) = (self.account.clone(), Arc::clone(&self.sink));
+        Self { context: Some(name.into()), account, sink, ..*self }
+    }
+
+    /// The same terminal, for what is about one agent: its account is told too.
+    #[must_use]
+    pub fn about_agent(&self, account: Arc<AgentAccount>) -> Self {
+        let (context, sink) = (self.context.clone(), Arc::clone(&self.sink));
+        Self { context, account: Some(account), sink, ..*self }
+    }
+
+    /// Which agent is used from now on, for whoever wants to know.
+    pub fn agent(&self, name: AgentName) {
+        if let Some(account) = &self.account {
+            account.is(name);
+        }
+    }
+
+    /// There is no agent, and will be none.
+    pub fn without_agent(&self) {
+        if let Some(account) = &self.account {
+            account.is_none();
+        }
     }
 
     /// What a verb was asked for.
@@ -217,6 +247,9 @@ impl Output {
 
     /// A change of the relay's state.
     pub fn state(&self, state: &RelayState) {
+        if let Some(account) = &self.account {
+            account.told(state);
+        }
         let (word, why) = match state {
             RelayState::Connecting => ("connecting", None),
             RelayState::Ready { .. } => ("ready", None),

@@ -32,6 +32,7 @@ use crate::{
     error::Error,
     file_limit::FileLimit,
     forward::listen::bind,
+    ledger::{About, Ledger},
     network,
     output::Output,
     ports_file::{PortsFile, PortsFileError},
@@ -57,7 +58,8 @@ pub async fn run(settings: Settings, output: Arc<Output>) -> Result<u8, Error> {
     let limit = FileLimit::raise();
     let cleanup = watch::Sender::new(Vec::new());
     let ready = watch::Sender::new(None);
-    let working = work(settings, Arc::clone(&output), &cleanup, &ready);
+    let ledger = Ledger::new();
+    let working = work(settings, Arc::clone(&output), &ledger, &cleanup, &ready);
     let ended = match &command {
         Some(command) => beside(command, &limit, working, ready.subscribe(), &mut signals).await,
         None => tokio::select! {
@@ -149,10 +151,11 @@ async fn beside(
 async fn work(
     settings: Settings,
     output: Arc<Output>,
+    ledger: &Ledger,
     cleanup: &watch::Sender<Vec<Held>>,
     ready: &watch::Sender<Option<Variables>>,
 ) -> Error {
-    match forward_all(settings, output, cleanup, ready).await {
+    match forward_all(settings, output, ledger, cleanup, ready).await {
         Ok(never) => match never {},
         Err(error) => error,
     }
@@ -161,6 +164,7 @@ async fn work(
 async fn forward_all(
     settings: Settings,
     output: Arc<Output>,
+    ledger: &Ledger,
     cleanup: &watch::Sender<Vec<Held>>,
     ready: &watch::Sender<Option<Variables>>,
 ) -> Result<std::convert::Infallible, Error> {
@@ -178,7 +182,7 @@ async fn forward_all(
     });
     let resolved = future::try_join_all(resolved).await?;
     // Every port is bound before anything is created in a cluster.
-    let (mut forwards, mut listeners) = (Vec::<(Forward, usize)>::new(), Vec::new());
+    let (mut forwards, mut listeners) = (Vec::<(Forward, String, usize)>::new(), Vec::new());
     let mut pods = vec![Vec::new(); contexts.all.len()];
     for ((wanted, context), resolved) in wanted().zip(resolved) {
         let namespace = wanted.namespace.as_ref().unwrap_or(&contexts.all[*context].config.namespace);
@@ -193,12 +197,12 @@ async fn forward_all(
             {
                 pods[*context].push(of_this);
             }
-            forwards.push((forward, *context));
+            forwards.push((forward, namespace.clone(), *context));
         }
     }
     let proxy = settings.proxy.as_ref().map(|proxy| Ok((proxy, Listening::bind(proxy)?)));
     let proxy = proxy.transpose().map_err(|error: ProxyError| Error::from(error))?;
-    for (forward, context) in &forwards {
+    for (forward, _, context) in &forwards {
         if let Some(note) = &forward.note {
             contexts.all[*context].output.note(note);
         }
@@ -206,12 +210,16 @@ async fn forward_all(
 
     let (tasks, network) = (TaskTracker::new(), network::changes());
     let starting = contexts.all.iter().zip(pods);
-    let starting = starting.map(|(context, pods)| start(context, &settings, &tasks, &network, pods));
+    let starting = starting.map(|(context, pods)| start(context, &settings, &tasks, &network, ledger, pods));
     let (supervisors, ways): (Vec<_>, Vec<_>) = starting.unzip();
     cleanup.send_replace(ways.iter().map(|way| way.held.clone()).collect());
 
-    let planned: Vec<Planned> =
-        forwards.into_iter().map(|(forward, context)| Planned { forward, way: &ways[context] }).collect();
+    let plan = |(forward, namespace, context): (Forward, String, usize)| {
+        let (way, config) = (&ways[context], &contexts.all[context].config);
+        let about = About::of(&forward, config.context.clone(), namespace);
+        Planned { forward, way, account: ledger.add_forward(about, &way.account) }
+    };
+    let planned: Vec<Planned> = forwards.into_iter().map(plan).collect();
     let serving = serve(&planned, listeners);
     let proxying = proxy.zip(contexts.of_proxy).map(|((proxy, listening), context)| {
         let config = &contexts.all[context].config;
@@ -235,10 +243,10 @@ async fn forward_all(
     let announced = contexts.all.iter().zip(&ways).map(async |(context, way)| {
         let through_it = |(planned, _): &(&Planned<'_>, &Serving)| std::ptr::eq(planned.way, way);
         let forwards = planned.iter().zip(&serving).filter(through_it);
-        let forwards = forwards.map(|(planned, serving)| (&planned.forward, serving)).collect();
         let proxying = proxying.as_ref().filter(|(_, its_way)| std::ptr::eq(*its_way, way));
         let proxying = proxying.map(|(proxying, _)| proxying);
-        announce(context, way, forwards, proxying, settings.pod_running_timeout, &one_is_ready).await
+        announce(context, way, forwards.collect(), proxying, settings.pod_running_timeout, &one_is_ready)
+            .await
     });
     let mut announcing: FuturesUnordered<_> = announced.collect();
     let removing = contexts.all.iter().zip(&ways);

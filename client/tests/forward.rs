@@ -27,6 +27,7 @@ use kubectl_relay::{
         listen::{Bound, bind},
         tcp, udp,
     },
+    ledger::{About, ForwardAccount, ForwardSnapshot, Ledger},
     output::Output,
     port::LocalPort,
 };
@@ -118,6 +119,7 @@ struct Forwarding {
     local: SocketAddr,
     current: watch::Sender<Current>,
     stderr: Captured,
+    account: Arc<ForwardAccount>,
 }
 
 impl Forwarding {
@@ -169,7 +171,19 @@ fn forwarding_by(route: Route, protocol: Protocol, connect_wait: Duration) -> Fo
     let direct = Direct::new(access, TransportArg::Auto, Arc::clone(&output));
     let relay = Relay { current: receiver, connect_wait, direct, output, tasks: TaskTracker::new() };
     let route = Arc::new(route);
-    let path = Path { target: "ip/10.0.0.1".into(), route, protocol, remote: 80, direct: None };
+    let about = About {
+        name: None,
+        group: None,
+        context: None,
+        namespace: "dev".into(),
+        target: "ip/10.0.0.1".into(),
+        remote_port: 80,
+        protocol,
+    };
+    let ledger = Ledger::new();
+    let account = ledger.add_forward(about, &ledger.add_agent(None, "dev"));
+    let (target, counted) = ("ip/10.0.0.1".into(), Arc::clone(&account));
+    let path = Path { target, route, protocol, remote: 80, direct: None, account: counted };
     let loopback = ListenAddress::Ip([127, 0, 0, 1].into());
     let bound = bind(&[loopback], LocalPort::Free, protocol).unwrap().remove(0);
     let local = bound.local_addr().unwrap();
@@ -177,7 +191,7 @@ fn forwarding_by(route: Route, protocol: Protocol, connect_wait: Duration) -> Fo
         Bound::Tcp(listener) => tokio::spawn(tcp::serve(listener, path, relay)),
         Bound::Udp(socket) => tokio::spawn(udp::serve(socket, path, relay)),
     };
-    Forwarding { local, current, stderr }
+    Forwarding { local, current, stderr, account }
 }
 
 #[tokio::test]
@@ -231,6 +245,36 @@ async fn a_flow_is_told_of_when_it_ends() {
         Status::AgentLost
     );
     assert_eq!(forwarding.logged().await, expected);
+}
+
+#[tokio::test]
+async fn the_ledger_counts_what_is_carried_while_it_is_carried() {
+    let session = session().await;
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let forwarding = forwarding(protocol, 80, SOON);
+        forwarding.current.send_replace(Current::Session { session: session.clone(), ready: true });
+        let counted = || {
+            let ForwardSnapshot { connections, bytes, .. } = forwarding.account.snapshot();
+            (connections.open, connections.total, connections.failed, bytes.sent, bytes.received)
+        };
+        assert_eq!(counted(), (0, 0, 0, 0, 0));
+        let mut answer = [0; 5];
+        if protocol == Protocol::Tcp {
+            let mut socket = TcpStream::connect(forwarding.local).await.unwrap();
+            socket.write_all(b"hello").await.unwrap();
+            timeout(SOON, socket.read_exact(&mut answer)).await.unwrap().unwrap();
+            assert_eq!(counted(), (1, 1, 0, 5, 5));
+            drop(socket);
+        } else {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            socket.send_to(b"hello", forwarding.local).await.unwrap();
+            timeout(SOON, socket.recv(&mut answer)).await.unwrap().unwrap();
+            assert_eq!(counted(), (1, 1, 0, 5, 5));
+            session.abandon("its pod was deleted");
+        }
+        forwarding.logged().await;
+        assert_eq!(counted(), (0, 1, u64::from(protocol == Protocol::Udp), 5, 5), "{protocol}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The client's end of a session: dials lanes, keeps them, opens streams and flows.
 
+mod health;
+
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
@@ -21,6 +23,8 @@ use crate::lane::{self, Joined, LaneIo, ReadBuffer};
 use crate::shared::{Notice, Shared};
 use crate::stream::TunnelStream;
 use crate::turns::Turns;
+
+pub use self::health::Health;
 
 /// How often the clocks are compared and the number of lanes is looked at.
 const TICK: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ mod stream;
 mod turns;
 
 pub use agent::{Activity, Agent, AgentConfig, Incoming, LaneError};
-pub use client::{ClientConfig, DialError, Dialer, Session, State};
+pub use client::{ClientConfig, DialError, Dialer, Health, Session, State};
 pub use flow::{FlowClosed, TunnelFlow};
 pub use lane::LaneIo;
 pub use relay_protocol::pool::Pool;

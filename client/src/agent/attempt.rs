@@ -19,6 +19,7 @@ use crate::{
         api::Call,
         follow::{Follow, Snapshot},
     },
+    ledger::AgentOrigin,
     output::Output,
 };
 
@@ -89,7 +90,9 @@ impl<'a> Attempt<'a> {
     pub(super) fn running(self, Placed { pod, uid, node }: Placed) -> Running {
         self.launcher.output.waiting("connecting to the agent");
         let namespace = self.launcher.namespace.clone();
-        Running { job: Some(self.name), namespace, pod, uid, node, pods: self.pods }
+        let is_carried = self.watch.config_map.is_some();
+        let origin = if is_carried { AgentOrigin::Embedded } else { AgentOrigin::Image };
+        Running { job: Some(self.name), origin, namespace, pod, uid, node, pods: self.pods }
     }
 
     /// Removes what was created; gives the error that was the reason.

@@ -28,6 +28,7 @@ use crate::{
         follow::{Ask, Follow},
         ready::is_ready,
     },
+    ledger::AgentOrigin,
 };
 
 /// Where a shared agent is installed when nobody says otherwise.
@@ -227,6 +228,7 @@ impl Inner {
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         Ok(Some(Running {
             job: None,
+            origin: AgentOrigin::Shared,
             namespace: seen.namespace.clone(),
             pods: self.follow(&seen.namespace, config),
             uid: uid(pod),

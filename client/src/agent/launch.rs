@@ -21,6 +21,7 @@ use super::{
 use crate::{
     cli::{args::AgentSource, settings::AgentSettings},
     cluster::{access::Access, api::ApiError, follow::Follow, resolve::TargetPods},
+    ledger::{AgentName, AgentOrigin},
     output::Output,
 };
 
@@ -58,6 +59,8 @@ pub struct Launcher {
 pub struct Running {
     /// Its Job; `None`: it is shared, and not this run's to remove.
     pub job: Option<String>,
+    /// Where it comes from.
+    pub origin: AgentOrigin,
     /// Its namespace.
     pub namespace: String,
     /// Its pod.
@@ -382,6 +385,12 @@ pub enum Fate {
 }
 
 impl Running {
+    /// For whoever wants to know which it is.
+    pub(super) fn name(&self) -> AgentName {
+        let (namespace, pod) = (self.namespace.clone(), self.pod.clone());
+        AgentName { namespace, pod, origin: self.origin }
+    }
+
     /// Whether others use it too.
     pub fn is_shared(&self) -> bool {
         self.job.is_none()

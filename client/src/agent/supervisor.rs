@@ -127,6 +127,7 @@ impl Supervisor {
             let started = Instant::now();
             match self.launcher.launch(avoid.as_deref()).await {
                 Ok(agent) => {
+                    self.launcher.output.agent(agent.name());
                     refused = None;
                     let is_shared = agent.is_shared();
                     match self.serve(&Arc::new(agent)).await {

@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::local::has_left;
+use crate::ledger::Tally;
 
 /// Read at a time.
 const BUFFER: usize = 32 * 1024;
@@ -63,7 +64,9 @@ pub(super) enum End {
 }
 
 /// How much was moved, and when something came from the pod.
-struct Moved {
+struct Moved<'a> {
+    /// Is told at once.
+    tally: &'a Tally,
     sent: AtomicU64,
     received: AtomicU64,
     began: Instant,
@@ -71,7 +74,7 @@ struct Moved {
     heard: AtomicU64,
 }
 
-impl Moved {
+impl Moved<'_> {
     fn hear(&self) {
         let after = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heard.store(after, Ordering::Relaxed);
@@ -95,10 +98,11 @@ pub(super) async fn carry(
     mut socket: TcpStream,
     connection: Connection,
     ending: &CancellationToken,
+    tally: &Tally,
     answered: impl FnOnce(),
 ) -> Carried {
     let (sent, received, heard) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let moved = Moved { sent, received, began: Instant::now(), heard };
+    let moved = Moved { tally, sent, received, began: Instant::now(), heard };
     let end = tokio::select! {
         biased;
         () = ending.cancelled() => End::Ending,
@@ -115,7 +119,7 @@ pub(super) async fn carry(
 async fn both_ways(
     socket: &mut TcpStream,
     connection: Connection,
-    moved: &Moved,
+    moved: &Moved<'_>,
     answered: impl FnOnce(),
 ) -> End {
     let (mut remote_read, mut remote_write) = connection.into_split();
@@ -156,7 +160,7 @@ async fn finish(socket: &mut TcpStream) -> End {
 async fn downward(
     remote: &mut relay_transport::ReadHalf,
     socket: &mut WriteHalf<'_>,
-    moved: &Moved,
+    moved: &Moved<'_>,
     answered: impl FnOnce(),
 ) -> End {
     let mut buffer = vec![0; BUFFER].into_boxed_slice();
@@ -176,10 +180,11 @@ async fn downward(
         }
         moved.hear();
         moved.received.fetch_add(count as u64, Ordering::Relaxed);
+        moved.tally.received(count as u64);
     }
 }
 
-async fn upward(socket: &mut ReadHalf<'_>, remote: &mut relay_transport::WriteHalf, moved: &Moved) -> Up {
+async fn upward(socket: &mut ReadHalf<'_>, remote: &mut relay_transport::WriteHalf, moved: &Moved<'_>) -> Up {
     let mut buffer = vec![0; BUFFER].into_boxed_slice();
     loop {
         let count = match socket.read(&mut buffer).await {
@@ -195,6 +200,7 @@ async fn upward(socket: &mut ReadHalf<'_>, remote: &mut relay_transport::WriteHa
             return Up::Failed(End::Remote(error));
         }
         moved.sent.fetch_add(count as u64, Ordering::Relaxed);
+        moved.tally.sent(count as u64);
     }
     drop(buffer);
     moved.hear();

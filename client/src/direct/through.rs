@@ -12,11 +12,18 @@ use super::{
 use crate::{
     cluster::ready::Destination,
     forward::{Ended, Path, Relay},
+    ledger::Tally,
     output::EndedBy,
 };
 
 /// Carries a connection that no agent is there for, or whose pods are known to answer on their loopback only.
-pub(crate) async fn through(socket: TcpStream, path: &Path, pods: &Pods, relay: &Relay) -> Ended {
+pub(crate) async fn through(
+    socket: TcpStream,
+    path: &Path,
+    pods: &Pods,
+    relay: &Relay,
+    tally: &Tally,
+) -> Ended {
     let direct = &relay.direct;
     let opened = tokio::select! {
         biased;
@@ -24,7 +31,7 @@ pub(crate) async fn through(socket: TcpStream, path: &Path, pods: &Pods, relay: 
         opened = direct.open(pods, relay.connect_wait) => opened,
     };
     match opened {
-        Ok((connection, pod)) => carried(socket, connection, path, &pod, relay).await,
+        Ok((connection, pod)) => carried(socket, connection, path, &pod, relay, tally).await,
         Err(error) => {
             relay_tunnel::abort(socket);
             relay.output.connection_failed(&path.target, &format!("{}: {error}", path.target), &error.hint());
@@ -46,6 +53,7 @@ pub(crate) async fn instead(
     pods: &Pods,
     refused: &Destination,
     relay: &Relay,
+    tally: &Tally,
 ) -> Result<Ended, (TcpStream, Option<DirectError>)> {
     let direct = &relay.direct;
     let pod = tokio::select! {
@@ -62,7 +70,7 @@ pub(crate) async fn instead(
         return Err((socket, why.map(DirectError::Dial)));
     }
     match direct.connect(&pod).await {
-        Ok(connection) => Ok(carried(socket, connection, path, &pod, relay).await),
+        Ok(connection) => Ok(carried(socket, connection, path, &pod, relay, tally).await),
         Err(error) => {
             if matches!(error, DialError::Forbidden { .. }) {
                 direct.0.loopback.forbidden(&pod, &error);
@@ -78,6 +86,7 @@ async fn carried(
     path: &Path,
     pod: &PodPort,
     relay: &Relay,
+    tally: &Tally,
 ) -> Ended {
     let direct = &relay.direct;
     let answered = || {
@@ -89,7 +98,7 @@ async fn carried(
             ));
         }
     };
-    let carried = carry(socket, connection, &direct.0.ended, answered).await;
+    let carried = carry(socket, connection, &direct.0.ended, tally, answered).await;
     let (status, by) = match &carried.end {
         End::Finished | End::Left => (Status::Ok, EndedBy::Remote),
         End::Ending => (Status::Aborted, EndedBy::Remote),

@@ -25,6 +25,7 @@ use crate::{
         api::{Call, made},
         config::ClusterConfig,
     },
+    ledger::Ledger,
     network,
     output::Output,
     run::{
@@ -97,7 +98,8 @@ pub(super) async fn examine(
     let output = Arc::new(Output::to(true, 0, Box::new(heard), Box::new(io::sink())));
     let context = Context::alone(config.clone(), access.clone(), settings, output);
     let since = Instant::now();
-    let (supervisor, way) = start(&context, settings, &TaskTracker::new(), &network::changes(), vec![]);
+    let (tasks, network, ledger) = (TaskTracker::new(), network::changes(), Ledger::new());
+    let (supervisor, way) = start(&context, settings, &tasks, &network, &ledger, vec![]);
     // Without an agent there is nothing to try.
     let Some(supervisor) = supervisor else { return };
     *left.lock().unwrap_or_else(PoisonError::into_inner) = Some(Left { held: way.held.clone(), check });

@@ -7,13 +7,17 @@ use relay_protocol::Status;
 use tokio::time::Instant;
 
 use super::{Path, Relay};
-use crate::output::{Connection, EndedBy};
+use crate::{
+    ledger::Tally,
+    output::{Connection, EndedBy},
+};
 
 /// What has begun.
 pub(super) struct Began {
     peer: SocketAddr,
     start: Timestamp,
     instant: Instant,
+    tally: Tally,
 }
 
 /// How it went.
@@ -29,8 +33,13 @@ pub(crate) struct Ended {
 
 impl Began {
     /// Now, with the local program's address.
-    pub(super) fn now(peer: SocketAddr) -> Self {
-        Self { peer, start: Timestamp::now(), instant: Instant::now() }
+    pub(super) fn now(peer: SocketAddr, path: &Path) -> Self {
+        Self { peer, start: Timestamp::now(), instant: Instant::now(), tally: path.account.begin() }
+    }
+
+    /// To be told of what is carried.
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Tells of the whole.
@@ -48,5 +57,6 @@ impl Began {
             status: ended.status,
             by: ended.by,
         });
+        self.tally.ended(ended.status, ended.by);
     }
 }

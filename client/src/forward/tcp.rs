@@ -2,8 +2,9 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use bytes::Bytes;
 use relay_protocol::Status;
-use relay_tunnel::{SpliceEnd, abort, splice};
+use relay_tunnel::{SpliceEnd, abort, splice_watched};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
@@ -15,6 +16,7 @@ use crate::{
     cluster::ready::Destination,
     dial_failure::is_about_dialling,
     direct::{instead, through},
+    ledger::Tally,
     output::EndedBy,
 };
 
@@ -46,8 +48,8 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 }
 
 async fn carry(socket: TcpStream, peer: SocketAddr, path: Path, relay: Relay) {
-    let began = Began::now(peer);
-    let ended = carried(socket, &path, &relay).await;
+    let began = Began::now(peer, &path);
+    let ended = carried(socket, &path, &relay, began.tally()).await;
     tracing::debug!(target = %path.target, ?ended, "ended");
     if ended.status != Status::Ok {
         relay.output.stream_ended(&path.target, ended.status, ended.by, ended.sent, ended.received);
@@ -55,18 +57,18 @@ async fn carry(socket: TcpStream, peer: SocketAddr, path: Path, relay: Relay) {
     began.ended(&path, &relay, ended);
 }
 
-async fn carried(mut socket: TcpStream, path: &Path, relay: &Relay) -> Ended {
+async fn carried(mut socket: TcpStream, path: &Path, relay: &Relay, tally: &Tally) -> Ended {
     // Whatever ends this process, a connection that was not forwarded to its end must not look as if it had been.
     if let Err(error) = socket.set_nodelay(true).and_then(|()| socket.set_zero_linger()) {
         tracing::debug!(%error, "options of an accepted socket");
     }
     if let Some(pods) = path.direct.as_ref().filter(|pods| relay.direct.is_for(pods)) {
-        return through(socket, path, pods, relay).await;
+        return through(socket, path, pods, relay, tally).await;
     }
     let Opened { stream, destination, early } = match open(&mut socket, path, relay).await {
         Ok(opened) => opened,
         Err(why) => {
-            let (socket, why) = match without_agent(socket, why, path, relay).await {
+            let (socket, why) = match without_agent(socket, why, path, relay, tally).await {
                 Ok(ended) => return ended,
                 Err(left) => left,
             };
@@ -87,7 +89,8 @@ async fn carried(mut socket: TcpStream, path: &Path, relay: &Relay) -> Ended {
             return Ended { status, by, sent: 0, received: 0 };
         }
     };
-    let report = splice(socket, stream).await;
+    let watch = |sent, received| tally.moved(early + sent, received);
+    let report = splice_watched(socket, stream, Bytes::new(), watch).await;
     let (sent, received) = (early + report.sent, report.received);
     let (status, by) = match report.end {
         SpliceEnd::Finished => (Status::Ok, EndedBy::Remote),
@@ -108,14 +111,15 @@ async fn without_agent(
     why: Failed,
     path: &Path,
     relay: &Relay,
+    tally: &Tally,
 ) -> Result<Ended, (TcpStream, Failed)> {
     let Some(pods) = &path.direct else { return Err((socket, why)) };
     match why {
         Failed::NotForwarded(NotForwarded::Ending) if relay.direct.taken_over().await => {
-            Ok(through(socket, path, pods, relay).await)
+            Ok(through(socket, path, pods, relay, tally).await)
         }
         Failed::Refused(destination, Status::Refused) => {
-            let ended = instead(socket, path, pods, &destination, relay).await;
+            let ended = instead(socket, path, pods, &destination, relay, tally).await;
             ended.map_err(|(socket, error)| match error {
                 Some(error) => (socket, Failed::NotInstead(destination, error)),
                 None => (socket, Failed::Refused(destination, Status::Refused)),

@@ -15,7 +15,7 @@ use super::{
     Path, Relay,
     connection::{Began, Ended},
 };
-use crate::{dial_failure::is_about_dialling, output::EndedBy};
+use crate::{dial_failure::is_about_dialling, ledger::Tally, output::EndedBy};
 
 /// The most flows of one listener; the one that was quiet the longest makes room.
 const MAX_FLOWS: usize = 1024;
@@ -90,10 +90,23 @@ fn make_room(peers: &mut HashMap<SocketAddr, Peer>) {
 }
 
 /// What one flow has carried.
-#[derive(Default)]
-struct Carried {
+struct Carried<'a> {
     sent: u64,
     received: u64,
+    /// Is told of each datagram.
+    tally: &'a Tally,
+}
+
+impl Carried<'_> {
+    fn sent(&mut self, datagram: &Bytes) {
+        self.sent += datagram.len() as u64;
+        self.tally.sent(datagram.len() as u64);
+    }
+
+    fn received(&mut self, datagram: &Bytes) {
+        self.received += datagram.len() as u64;
+        self.tally.received(datagram.len() as u64);
+    }
 }
 
 struct Flow {
@@ -116,8 +129,8 @@ impl Flow {
 
     /// One flow; true when it went with its agent.
     async fn once(&self, first: Bytes, datagrams: &mut mpsc::Receiver<Bytes>) -> bool {
-        let began = Began::now(self.peer);
-        let mut bytes = Carried::default();
+        let began = Began::now(self.peer, &self.path);
+        let mut bytes = Carried { sent: 0, received: 0, tally: began.tally() };
         let (is_lost, status) = self.carried(first, datagrams, &mut bytes).await;
         let ended = Ended { status, by: EndedBy::Remote, sent: bytes.sent, received: bytes.received };
         began.ended(&self.path, &self.relay, ended);
@@ -128,7 +141,7 @@ impl Flow {
         &self,
         first: Bytes,
         datagrams: &mut mpsc::Receiver<Bytes>,
-        bytes: &mut Carried,
+        bytes: &mut Carried<'_>,
     ) -> (bool, Status) {
         let mut unsent = Some(first);
         let mut last = Status::Ok;
@@ -169,12 +182,12 @@ impl Flow {
         mut flow: TunnelFlow,
         first: Bytes,
         datagrams: &mut mpsc::Receiver<Bytes>,
-        bytes: &mut Carried,
+        bytes: &mut Carried<'_>,
     ) -> Option<(FlowClosed, Option<Bytes>)> {
         if let Err(closed) = flow.send(first.clone()) {
             return Some((closed, Some(first)));
         }
-        bytes.sent += first.len() as u64;
+        bytes.sent(&first);
         let mut quiet = Instant::now() + QUIET;
         loop {
             tokio::select! {
@@ -183,11 +196,11 @@ impl Flow {
                     if let Err(closed) = flow.send(datagram.clone()) {
                         return Some((closed, Some(datagram)));
                     }
-                    bytes.sent += datagram.len() as u64;
+                    bytes.sent(&datagram);
                 }
                 answer = flow.recv() => match answer {
                     Ok(datagram) => {
-                        bytes.received += datagram.len() as u64;
+                        bytes.received(&datagram);
                         if let Err(error) = self.socket.send_to(&datagram, self.peer).await {
                             tracing::debug!(%error, peer = %self.peer, "answer not delivered");
                         }

@@ -1,6 +1,6 @@
 //! The forwards of a run at work: their listeners, and what is said of them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, future, stream::FuturesUnordered};
 use tokio::time::timeout;
@@ -12,15 +12,17 @@ use crate::{
     direct::DirectError,
     error::Error,
     forward::{Path, listen::Bound, tcp, udp},
+    ledger::ForwardAccount,
     output::ForwardLine,
     ports_file::PortsFileError,
     proxy::Proxying,
 };
 
-/// A forward, and what it goes through.
+/// A forward, what it goes through, and where it is told of.
 pub(super) struct Planned<'a> {
     pub(super) forward: Forward,
     pub(super) way: &'a Way,
+    pub(super) account: Arc<ForwardAccount>,
 }
 
 /// The bound addresses of one forward, and the tasks that serve them; dropping ends them.
@@ -30,8 +32,7 @@ pub(super) struct Serving {
 }
 
 pub(super) fn serve(planned: &[Planned<'_>], listeners: Vec<Vec<Bound>>) -> Vec<Serving> {
-    let serve_one = |(planned, sockets): (&Planned<'_>, Vec<Bound>)| {
-        let forward = &planned.forward;
+    let serve_one = |(Planned { forward, way, account }, sockets): (&Planned<'_>, Vec<Bound>)| {
         let line = |socket: &Bound| {
             Some(ForwardLine {
                 local: socket.local_addr().ok()?,
@@ -40,9 +41,10 @@ pub(super) fn serve(planned: &[Planned<'_>], listeners: Vec<Vec<Bound>>) -> Vec<
                 target: forward.target.clone(),
             })
         };
-        let lines = sockets.iter().filter_map(line).collect();
+        let lines: Vec<ForwardLine> = sockets.iter().filter_map(line).collect();
+        account.starting(lines.iter().map(|line| line.local).collect());
         let listen = |socket: Bound| {
-            let (path, relay) = (Path::from(forward), planned.way.relay.clone());
+            let (path, relay) = (Path::new(forward, Arc::clone(account)), way.relay.clone());
             let task = match socket {
                 Bound::Tcp(listener) => tokio::spawn(tcp::serve(listener, path, relay)),
                 Bound::Udp(socket) => tokio::spawn(udp::serve(socket, path, relay)),
@@ -89,7 +91,7 @@ async fn destination(forward: &Forward, way: &Way, limit: Duration) -> Result<()
 pub(super) async fn announce(
     context: &Context,
     way: &Way,
-    forwards: Vec<(&Forward, &Serving)>,
+    forwards: Vec<(&Planned<'_>, &Serving)>,
     proxying: Option<&Proxying>,
     pod_timeout: Duration,
     one_is_ready: impl Fn() -> Result<(), PortsFileError>,
@@ -104,15 +106,18 @@ pub(super) async fn announce(
     }
     let mut watched: FuturesUnordered<_> = forwards
         .into_iter()
-        .map(async |(forward, serving)| {
+        .map(async |(Planned { forward, account, .. }, serving)| {
             output.waiting(&format!("waiting for {} to be ready", forward.target));
             let has_pods = destination(forward, way, pod_timeout).await;
             has_pods.map_err(|error| context.named(error).at(forward.place.as_ref()))?;
+            account.ready();
             for line in &serving.lines {
                 output.forwarding(line);
             }
             one_is_ready()?;
-            Ok((forward, forward.route.gone().await))
+            let reason = forward.route.gone().await;
+            account.failed(&reason);
+            Ok((forward, reason))
         })
         .collect();
     while let Some(end) = watched.next().await {

@@ -22,6 +22,7 @@ use crate::{
     direct::Direct,
     error::Error,
     forward::Relay,
+    ledger::{AgentAccount, Ledger},
     output::Output,
 };
 
@@ -30,6 +31,7 @@ pub(crate) struct Way {
     pub(crate) relay: Relay,
     pub(crate) was_ready: watch::Receiver<bool>,
     pub(crate) held: Held,
+    pub(crate) account: Arc<AgentAccount>,
     owner: Owner,
 }
 
@@ -95,9 +97,12 @@ pub(crate) fn start(
     settings: &Settings,
     tasks: &TaskTracker,
     network: &watch::Receiver<u64>,
+    ledger: &Ledger,
     targets: Vec<(String, TargetPods)>,
 ) -> (Option<Supervisor>, Way) {
     let namespace = settings.agent.namespace.clone().unwrap_or_else(|| context.config.namespace.clone());
+    let account = ledger.add_agent(context.config.context.as_deref(), &namespace);
+    let output = Arc::new(context.output.about_agent(Arc::clone(&account)));
     let jobs = Jobs::new(&context.access, &namespace, settings.cluster.request_timeout);
     let owner = Owner::of_this_process(&context.config.user);
     let launcher = Launcher {
@@ -107,23 +112,24 @@ pub(crate) fn start(
         owner: owner.clone(),
         jobs: jobs.clone(),
         timeout: settings.pod_running_timeout,
-        output: Arc::clone(&context.output),
+        output: Arc::clone(&output),
         embedded: embedded(),
         targets,
         borrowed: Arc::default(),
         shared: context.shared.clone(),
     };
-    let direct = Direct::new(context.access.clone(), settings.session.transport, Arc::clone(&context.output));
+    let direct = Direct::new(context.access.clone(), settings.session.transport, Arc::clone(&output));
     let (supervisor, supervised) = Supervisor::new(launcher, settings.session.clone(), network.clone());
     let supervisor = Some(supervisor).filter(|_| settings.agent.source != AgentSource::None);
     let Supervised { current, was_ready, .. } = supervised.clone();
+    account.follow(current.clone());
     let relay = Relay {
         current,
         connect_wait: settings.connect_wait,
         direct,
-        output: Arc::clone(&context.output),
+        output: Arc::clone(&output),
         tasks: tasks.clone(),
     };
-    let held = Held { jobs, supervised, tasks: tasks.clone(), output: Arc::clone(&context.output) };
-    (supervisor, Way { relay, was_ready, held, owner })
+    let held = Held { jobs, supervised, tasks: tasks.clone(), output };
+    (supervisor, Way { relay, was_ready, held, account, owner })
 }

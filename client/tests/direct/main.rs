@@ -30,6 +30,7 @@ use kubectl_relay::{
         listen::{Bound, bind},
         tcp,
     },
+    ledger::{About, ForwardAccount, Ledger},
     output::Output,
     port::LocalPort,
 };
@@ -72,6 +73,7 @@ struct Forward {
     pods: Arc<Pods>,
     current: watch::Sender<Current>,
     stderr: Captured,
+    account: Arc<ForwardAccount>,
     guard: DropGuard,
 }
 
@@ -101,15 +103,32 @@ impl Forward {
         let route = Arc::new(Route::Pods(Arc::clone(&follow), port.clone(), AtomicUsize::default()));
         let pods = Arc::new(Pods::new("dev", Source::Selected(follow), port));
         let target = "deploy/web".into();
-        let path =
-            Path { target, route, protocol: Protocol::Tcp, remote: 80, direct: Some(Arc::clone(&pods)) };
+        let about = About {
+            name: None,
+            group: None,
+            context: None,
+            namespace: "dev".into(),
+            target: "deploy/web".into(),
+            remote_port: 80,
+            protocol: Protocol::Tcp,
+        };
+        let ledger = Ledger::new();
+        let account = ledger.add_forward(about, &ledger.add_agent(None, "dev"));
+        let path = Path {
+            target,
+            route,
+            protocol: Protocol::Tcp,
+            remote: 80,
+            direct: Some(Arc::clone(&pods)),
+            account: Arc::clone(&account),
+        };
         let loopback = ListenAddress::Ip([127, 0, 0, 1].into());
         let bound = bind(&[loopback], LocalPort::Free, Protocol::Tcp).unwrap().remove(0);
         let local = bound.local_addr().unwrap();
         let Bound::Tcp(listener) = bound else { panic!("TCP was asked for") };
         tokio::spawn(tcp::serve(listener, path, relay));
         let guard = direct.guard();
-        Self { local, direct, pods, current, stderr, guard }
+        Self { local, direct, pods, current, stderr, account, guard }
     }
 
     /// As with `--agent-source none`.
@@ -169,6 +188,9 @@ async fn each_connection_has_its_own_and_one_more_waits_in_reserve() {
     other.send(b"reply").await;
     other.finish().await;
     assert_eq!(read_to_end(&mut alive).await, b"reply");
+    let counted = forward.account.snapshot();
+    assert_eq!((counted.connections.total, counted.connections.failed), (2, 1));
+    assert_eq!((counted.bytes.sent, counted.bytes.received), (10, 5));
 
     let mut reserve = server.next().await;
     assert!(reserve.is_untouched(), "nothing in the pod notices it");
