@@ -10,6 +10,7 @@ use crate::{
     direct::DirectError,
     forward::listen::ListenError,
     hints::HintError,
+    metrics::MetricsError,
     ports_file::PortsFileError,
     proxy::ProxyError,
     shared::SharedError,
@@ -53,6 +54,9 @@ pub enum Error {
     /// A local port that cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Metrics that cannot be had.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// A file that cannot be made.
     #[error(transparent)]
     PortsFile(#[from] PortsFileError),
@@ -109,6 +113,7 @@ impl Error {
             Self::Resolve(error) => error.hint(),
             Self::Hint(error) => error.hint(),
             Self::Listen(error) => error.hint(),
+            Self::Metrics(error) => error.hint(),
             Self::PortsFile(error) => error.hint(),
             Self::Proxy(error) => error.hint(),
             Self::Launch(error) => error.hint(),

@@ -15,6 +15,7 @@ pub mod file_limit;
 pub mod forward;
 pub mod hints;
 pub mod ledger;
+pub mod metrics;
 pub mod network;
 pub mod output;
 pub mod port;

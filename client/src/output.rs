@@ -219,6 +219,12 @@ impl Output {
         }
     }
 
+    /// Where the metrics are, as soon as they are there.
+    pub fn metrics(&self, local: SocketAddr) {
+        self.event(|| Event::Metrics { address: local.ip().to_string(), port: local.port() });
+        self.stderr(&format!("Metrics at http://{local}/metrics"));
+    }
+
     /// What to type, for people only.
     pub fn usage(&self, text: &str) {
         if !self.json && !self.beside_a_command {

@@ -33,7 +33,7 @@ use crate::{
     file_limit::FileLimit,
     forward::listen::bind,
     ledger::{About, Ledger},
-    network,
+    metrics, network,
     output::Output,
     ports_file::{PortsFile, PortsFileError},
     proxy::{Listening, ProxyError, Proxying},
@@ -59,6 +59,10 @@ pub async fn run(settings: Settings, output: Arc<Output>) -> Result<u8, Error> {
     let cleanup = watch::Sender::new(Vec::new());
     let ready = watch::Sender::new(None);
     let ledger = Ledger::new();
+    let metrics = settings.metrics.map(|address| metrics::serve(address, ledger.clone())).transpose()?;
+    if let Some(metrics) = &metrics {
+        output.metrics(metrics.local);
+    }
     let working = work(settings, Arc::clone(&output), &ledger, &cleanup, &ready);
     let ended = match &command {
         Some(command) => beside(command, &limit, working, ready.subscribe(), &mut signals).await,

@@ -1,6 +1,6 @@
 //! What was typed: one field per flag, in clap's terms. Nothing is interpreted here beyond single values.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{
     ArgMatches, Args as ArgGroup, CommandFactory, FromArgMatches, Parser, ValueEnum, error::ErrorKind,
@@ -13,7 +13,7 @@ use super::{
     help::{ABOUT, EXAMPLES},
     verb::Verb,
 };
-use crate::output::Output;
+use crate::{metrics::parse_listen, output::Output};
 
 /// The heading of what is about the terminal.
 const OUTPUT: &str = "Output";
@@ -73,6 +73,10 @@ pub struct Args {
     /// A file that says where each forward listens: made when all are ready, removed at the end; JSON if its name ends in .json.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub ports_file: Option<PathBuf>,
+
+    /// A page with Prometheus' metrics of the forwards, at http://ADDR:PORT/metrics; port 0 is a free one, and is told; ADDR may be left out.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen, help_heading = OUTPUT)]
+    pub metrics: Option<SocketAddr>,
 
     /// Log more to stderr: 2 tells states, 4 decisions, 6 requests, 8 frames.
     #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0, global = true, help_heading = OUTPUT)]

@@ -1,6 +1,11 @@
 //! What the command line means: checked values that the rest of the plugin works with.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
@@ -32,6 +37,8 @@ pub struct Settings {
     pub addresses: Vec<ListenAddress>,
     /// Where to write which ports are listened on.
     pub ports_file: Option<PathBuf>,
+    /// Where to tell how the forwards do.
+    pub metrics: Option<SocketAddr>,
     /// The proxy to be, if one is wanted.
     pub proxy: Option<ProxySettings>,
     /// What to run with the forwards.
@@ -232,6 +239,7 @@ impl Settings {
             targets,
             addresses: parse_addresses(&args.listen.address)?,
             ports_file: args.ports_file,
+            metrics: args.metrics,
             command: CommandLine::new(args.command),
             connect_wait: args.listen.connect_wait,
             json: args.output == OutputArg::Json,
@@ -259,6 +267,7 @@ impl Settings {
             targets: Vec::new(),
             addresses: Vec::new(),
             ports_file: None,
+            metrics: None,
             proxy: None,
             command: None,
             connect_wait: Duration::ZERO,

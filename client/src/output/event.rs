@@ -22,6 +22,10 @@ pub(super) enum Event<'a> {
         address: String,
         port: u16,
     },
+    Metrics {
+        address: String,
+        port: u16,
+    },
     State {
         state: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
