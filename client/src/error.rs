@@ -15,6 +15,7 @@ use crate::{
     proxy::ProxyError,
     shared::SharedError,
     target::Place,
+    view::ViewError,
 };
 
 /// Why a run ends other than by a signal.
@@ -57,6 +58,9 @@ pub enum Error {
     /// Metrics that cannot be had.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// Forwards that cannot be shown.
+    #[error(transparent)]
+    View(#[from] ViewError),
     /// A file that cannot be made.
     #[error(transparent)]
     PortsFile(#[from] PortsFileError),
@@ -114,6 +118,7 @@ impl Error {
             Self::Hint(error) => error.hint(),
             Self::Listen(error) => error.hint(),
             Self::Metrics(error) => error.hint(),
+            Self::View(error) => error.hint(),
             Self::PortsFile(error) => error.hint(),
             Self::Proxy(error) => error.hint(),
             Self::Launch(error) => error.hint(),

@@ -27,3 +27,4 @@ pub mod signals;
 pub mod target;
 mod terminal;
 pub mod version;
+pub mod view;

@@ -9,6 +9,7 @@ use kubectl_relay::{
     error::Error,
     output::{Output, Style},
     run::run,
+    view::Kind,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -35,7 +36,10 @@ fn main() -> ExitCode {
         }
     };
     let output = Arc::new(args.terminal());
-    log_to_stderr(args.verbosity);
+    // Logs would run across a view.
+    if args.view() != Some(Kind::Screen) {
+        log_to_stderr(args.verbosity);
+    }
     match start(args, Arc::clone(&output)) {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(error)) => {

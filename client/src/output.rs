@@ -3,6 +3,7 @@
 
 mod connection;
 mod event;
+mod redirect;
 mod sink;
 mod style;
 

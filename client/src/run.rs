@@ -2,6 +2,7 @@
 
 mod complete;
 pub(crate) mod context;
+mod control;
 pub(crate) mod held;
 mod serving;
 pub(crate) mod way;
@@ -16,7 +17,10 @@ use std::{
 };
 
 use futures_util::{StreamExt, future, stream::FuturesUnordered};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -38,6 +42,7 @@ use crate::{
     ports_file::{PortsFile, PortsFileError},
     proxy::{Listening, ProxyError, Proxying},
     signals::Signals,
+    view::{self, Commands, InProcess, Kind, ViewError},
 };
 
 /// The Ctrl-C that ends a command is for this process too, and may be noticed after the command's end: what comes so
@@ -63,12 +68,19 @@ pub async fn run(settings: Settings, output: Arc<Output>) -> Result<u8, Error> {
     if let Some(metrics) = &metrics {
         output.metrics(metrics.local);
     }
-    let working = work(settings, Arc::clone(&output), &ledger, &cleanup, &ready);
+    let (commands, asked) = view::commands();
+    let kind = settings.view;
+    let working = work(settings, Arc::clone(&output), &ledger, asked, &cleanup, &ready);
+    let watching = watch_over(kind, &ledger, commands, &output);
     let ended = match &command {
         Some(command) => beside(command, &limit, working, ready.subscribe(), &mut signals).await,
         None => tokio::select! {
             _ = signals.next() => Ended::InOrder(0),
             error = working => Ended::Failed(error),
+            watched = watching => match watched {
+                Ok(()) => Ended::InOrder(0),
+                Err(error) => Ended::Failed(error.into()),
+            },
         },
     };
     output.waiting_is_over();
@@ -106,6 +118,19 @@ pub async fn run(settings: Settings, output: Arc<Output>) -> Result<u8, Error> {
             warn_of_leftovers(cleaned, &output);
             Err(error)
         }
+    }
+}
+
+/// Shows the forwards, where that is wanted, until whoever watches has seen enough.
+async fn watch_over(
+    kind: Option<Kind>,
+    ledger: &Ledger,
+    commands: Commands,
+    output: &Output,
+) -> Result<(), ViewError> {
+    match kind {
+        Some(kind) => view::show(kind, InProcess::new(ledger.clone()), commands, output).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -156,10 +181,11 @@ async fn work(
     settings: Settings,
     output: Arc<Output>,
     ledger: &Ledger,
+    asked: mpsc::Receiver<view::Command>,
     cleanup: &watch::Sender<Vec<Held>>,
     ready: &watch::Sender<Option<Variables>>,
 ) -> Error {
-    match forward_all(settings, output, ledger, cleanup, ready).await {
+    match forward_all(settings, output, ledger, asked, cleanup, ready).await {
         Ok(never) => match never {},
         Err(error) => error,
     }
@@ -169,6 +195,7 @@ async fn forward_all(
     settings: Settings,
     output: Arc<Output>,
     ledger: &Ledger,
+    asked: mpsc::Receiver<view::Command>,
     cleanup: &watch::Sender<Vec<Held>>,
     ready: &watch::Sender<Option<Variables>>,
 ) -> Result<std::convert::Infallible, Error> {
@@ -268,5 +295,6 @@ async fn forward_all(
     tokio::select! {
         Some(error) = supervising.next() => Err(error),
         (Some(error), _) = async { tokio::join!(announcing.next(), removing) } => Err(error),
+        never = control::obey(asked, &planned, &serving, &output) => match never {},
     }
 }

@@ -13,7 +13,7 @@ use super::{
     help::{ABOUT, EXAMPLES},
     verb::Verb,
 };
-use crate::{metrics::parse_listen, output::Output};
+use crate::{metrics::parse_listen, output::Output, view::Kind};
 
 /// The heading of what is about the terminal.
 const OUTPUT: &str = "Output";
@@ -78,6 +78,14 @@ pub struct Args {
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen, help_heading = OUTPUT)]
     pub metrics: Option<SocketAddr>,
 
+    /// Show the forwards on the whole terminal: states, connections, bytes, delays; ? tells the keys. Line by line in a pipe.
+    #[arg(long, conflicts_with_all = ["output", "command"], help_heading = OUTPUT)]
+    pub tui: bool,
+
+    /// With --tui: line by line on a terminal too, as screen readers like it.
+    #[arg(long, requires = "tui", help_heading = OUTPUT)]
+    pub plain: bool,
+
     /// Log more to stderr: 2 tells states, 4 decisions, 6 requests, 8 frames.
     #[arg(short = 'v', long = "v", value_name = "N", default_value_t = 0, global = true, help_heading = OUTPUT)]
     pub verbosity: u8,
@@ -114,6 +122,11 @@ impl Args {
         let Some(arg) = command.get_arguments().find(typed) else { return Ok(()) };
         let message = format!("{arg} is about forwarding: it cannot stand before {verb}");
         Err(command.error(ErrorKind::ArgumentConflict, message))
+    }
+
+    /// How the forwards are to be shown, if they are.
+    pub fn view(&self) -> Option<Kind> {
+        self.tui.then(|| Kind::of_this_process(self.plain))
     }
 
     /// What the flags make of stdout and stderr.

@@ -34,6 +34,12 @@ Examples:
   # A free local port, told to the program: RELAY_ADDR and RELAY_PORT of the first forward, RELAY_<NAME>_<PORT> of each
   kubectl relay svc/web :http -- sh -c 'curl http://$RELAY_WEB_HTTP/'
 
+  # See what all forwards of a file do, on the whole terminal
+  kubectl relay --tui -f targets.txt
+
+  # Metrics for Prometheus, on a free port that is told on stderr
+  kubectl relay --metrics 127.0.0.1:0 svc/web 8080:http
+
   # Listen on all IPv4 addresses of this machine
   kubectl relay -l 0.0.0.0 svc/web 8080:80
 

@@ -18,6 +18,7 @@ use crate::{
     command::CommandLine,
     proxy::{ProxyArgs, ProxyError, ProxySettings},
     target::{Place, TargetError},
+    view::Kind,
 };
 
 /// Where the agent's images are published. A placeholder until the project has a registry.
@@ -39,6 +40,8 @@ pub struct Settings {
     pub ports_file: Option<PathBuf>,
     /// Where to tell how the forwards do.
     pub metrics: Option<SocketAddr>,
+    /// How to show the forwards to whoever sits there.
+    pub view: Option<Kind>,
     /// The proxy to be, if one is wanted.
     pub proxy: Option<ProxySettings>,
     /// What to run with the forwards.
@@ -233,13 +236,14 @@ impl Settings {
     /// # Errors
     /// The first argument that makes no sense.
     pub fn from_args(args: Args) -> Result<Self, UsageError> {
-        let targets = wanted::gather(&args)?;
+        let (targets, view) = (wanted::gather(&args)?, args.view());
         let Args { session, agent, cluster, verbosity, .. } = args;
         Ok(Self {
             targets,
             addresses: parse_addresses(&args.listen.address)?,
             ports_file: args.ports_file,
             metrics: args.metrics,
+            view,
             command: CommandLine::new(args.command),
             connect_wait: args.listen.connect_wait,
             json: args.output == OutputArg::Json,
@@ -268,6 +272,7 @@ impl Settings {
             addresses: Vec::new(),
             ports_file: None,
             metrics: None,
+            view: None,
             proxy: None,
             command: None,
             connect_wait: Duration::ZERO,

@@ -119,6 +119,17 @@ fn expand(addresses: &[ListenAddress]) -> Vec<(IpAddr, bool)> {
     wanted
 }
 
+/// Binds exactly these addresses anew. Must be called within a runtime.
+///
+/// # Errors
+/// The first that cannot be had.
+pub fn bind_again(addresses: &[SocketAddr], protocol: Protocol) -> Result<Vec<Bound>, ListenError> {
+    let bind = |address: &SocketAddr| {
+        bind_one(*address, protocol).map_err(|source| ListenError { address: *address, protocol, source })
+    };
+    addresses.iter().map(bind).collect()
+}
+
 fn bind_all(wanted: &[(IpAddr, bool)], mut port: u16, protocol: Protocol) -> Result<Vec<Bound>, ListenError> {
     let mut bound = Vec::new();
     let mut absent = None;

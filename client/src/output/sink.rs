@@ -26,6 +26,21 @@ pub(super) struct Repeated {
     pub(super) since: u64,
 }
 
+/// Where things are said.
+pub(super) struct Said {
+    stdout: Box<dyn Write + Send>,
+    stderr: Box<dyn Write + Send>,
+    stdout_open: bool,
+    progress: Progress,
+}
+
+impl Said {
+    /// There, without a line of what is waited for.
+    pub(super) fn to(stdout: Box<dyn Write + Send>, stderr: Box<dyn Write + Send>) -> Self {
+        Self { stdout, stderr, stdout_open: true, progress: Progress::None }
+    }
+}
+
 /// The line of what is waited for.
 enum Progress {
     /// Nobody would see it, or nothing is waited for any more.
@@ -46,6 +61,17 @@ impl Sink {
     pub(super) fn with_progress(self) -> Self {
         let is_seen = io::stderr().is_terminal() && !is_dumb();
         Self { progress: if is_seen { Progress::Hidden } else { Progress::None }, ..self }
+    }
+
+    /// From now on everything is said there; gives where it was said before.
+    pub(super) fn exchange(&mut self, said: Said) -> Said {
+        self.clear();
+        Said {
+            stdout: std::mem::replace(&mut self.stdout, said.stdout),
+            stderr: std::mem::replace(&mut self.stderr, said.stderr),
+            stdout_open: std::mem::replace(&mut self.stdout_open, said.stdout_open),
+            progress: std::mem::replace(&mut self.progress, said.progress),
+        }
     }
 
     pub(super) fn line(&mut self, text: &str) {

@@ -1,9 +1,14 @@
 //! The forwards of a run at work: their listeners, and what is said of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, future, stream::FuturesUnordered};
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{context::Context, way::Way};
 use crate::{
@@ -11,7 +16,11 @@ use crate::{
     command::environment::Forwarded,
     direct::DirectError,
     error::Error,
-    forward::{Path, listen::Bound, tcp, udp},
+    forward::{
+        Path,
+        listen::{Bound, ListenError, bind_again},
+        tcp, udp,
+    },
     ledger::ForwardAccount,
     output::ForwardLine,
     ports_file::PortsFileError,
@@ -28,11 +37,64 @@ pub(super) struct Planned<'a> {
 /// The bound addresses of one forward, and the tasks that serve them; dropping ends them.
 pub(super) struct Serving {
     lines: Vec<ForwardLine>,
-    _listeners: Vec<tokio_util::task::AbortOnDropHandle<()>>,
+    /// None while it is stopped.
+    listeners: Mutex<Vec<AbortOnDropHandle<()>>>,
+}
+
+impl Serving {
+    /// Listens no more. What is open goes on to its end.
+    pub(super) async fn stop(&self, planned: &Planned<'_>) {
+        let listeners = std::mem::take(&mut *lock(&self.listeners));
+        for listener in &listeners {
+            listener.abort();
+        }
+        for listener in listeners {
+            // Its socket is closed once it has ended.
+            let _ = listener.await;
+        }
+        planned.account.stopped();
+    }
+
+    /// Listens again, where it did before.
+    pub(super) fn start(&self, planned: &Planned<'_>) -> Result<(), ListenError> {
+        let mut listeners = lock(&self.listeners);
+        if listeners.is_empty() {
+            let sockets = bind_again(&self.addresses(), planned.forward.protocol)?;
+            *listeners = listen(planned, sockets);
+        }
+        planned.account.starting(self.addresses());
+        planned.account.ready();
+        Ok(())
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.lines.iter().map(|line| line.local).collect()
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Handles are taken out and put in whole.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn listen(
+    Planned { forward, way, account }: &Planned<'_>,
+    sockets: Vec<Bound>,
+) -> Vec<AbortOnDropHandle<()>> {
+    let listen = |socket: Bound| {
+        let (path, relay) = (Path::new(forward, Arc::clone(account)), way.relay.clone());
+        let task = match socket {
+            Bound::Tcp(listener) => tokio::spawn(tcp::serve(listener, path, relay)),
+            Bound::Udp(socket) => tokio::spawn(udp::serve(socket, path, relay)),
+        };
+        AbortOnDropHandle::new(task)
+    };
+    sockets.into_iter().map(listen).collect()
 }
 
 pub(super) fn serve(planned: &[Planned<'_>], listeners: Vec<Vec<Bound>>) -> Vec<Serving> {
-    let serve_one = |(Planned { forward, way, account }, sockets): (&Planned<'_>, Vec<Bound>)| {
+    let serve_one = |(planned, sockets): (&Planned<'_>, Vec<Bound>)| {
+        let Planned { forward, account, .. } = planned;
         let line = |socket: &Bound| {
             Some(ForwardLine {
                 local: socket.local_addr().ok()?,
@@ -43,15 +105,7 @@ pub(super) fn serve(planned: &[Planned<'_>], listeners: Vec<Vec<Bound>>) -> Vec<
         };
         let lines: Vec<ForwardLine> = sockets.iter().filter_map(line).collect();
         account.starting(lines.iter().map(|line| line.local).collect());
-        let listen = |socket: Bound| {
-            let (path, relay) = (Path::new(forward, Arc::clone(account)), way.relay.clone());
-            let task = match socket {
-                Bound::Tcp(listener) => tokio::spawn(tcp::serve(listener, path, relay)),
-                Bound::Udp(socket) => tokio::spawn(udp::serve(socket, path, relay)),
-            };
-            tokio_util::task::AbortOnDropHandle::new(task)
-        };
-        Serving { lines, _listeners: sockets.into_iter().map(listen).collect() }
+        Serving { lines, listeners: Mutex::new(listen(planned, sockets)) }
     };
     planned.iter().zip(listeners).map(serve_one).collect()
 }

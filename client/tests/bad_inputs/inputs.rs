@@ -56,6 +56,9 @@ kubectl relay svc/web 80 -l example.com
 kubectl relay svc/web 80 -l 127.0.0.1:8080
 kubectl relay svc/web 80 -l ''
 kubectl relay svc/web 80 --metrics 127.0.0.1
+kubectl relay svc/web 80 --plain
+kubectl relay svc/web 80 --tui -o json
+kubectl relay svc/web 80 --tui -- true
 kubectl relay svc/web 80 --metrics example.com:9100
 kubectl relay svc/web 80 --server.node-selector zone
 kubectl relay svc/web 80 --server.toleration a:Maybe
