@@ -14,6 +14,7 @@ mod path;
 mod proxied;
 mod relay;
 mod rights;
+mod schema;
 mod team;
 mod terminal;
 mod traffic;

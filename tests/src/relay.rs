@@ -14,6 +14,8 @@ pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 use serde_json::Value;
 
+use crate::schema;
+
 /// How long the plugin may take until traffic flows.
 const START: Duration = Duration::from_secs(60);
 /// How long it may take to leave in good order.
@@ -196,7 +198,10 @@ impl Relay {
     }
 
     fn remember(&self, line: &Line) {
-        if let Ok(value) = serde_json::from_str(&line.text) {
+        if let Ok(value) = serde_json::from_str::<Value>(&line.text) {
+            if value.get("event").is_some() {
+                schema::check(&value);
+            }
             self.events.borrow_mut().push(Event { at: line.at, value });
         }
     }

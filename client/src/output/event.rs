@@ -82,3 +82,6 @@ pub(super) struct Stamped<'a> {
     #[serde(flatten)]
     pub(super) event: Event<'a>,
 }
+
+#[cfg(test)]
+mod tests;
