@@ -19,6 +19,6 @@ pub use client::{ClientConfig, DialError, Dialer, Health, Session, State};
 pub use flow::{FlowClosed, TunnelFlow};
 pub use lane::LaneIo;
 pub use relay_protocol::pool::Pool;
-pub use splice::{SpliceEnd, SpliceReport, abort, splice, splice_tuned, splice_watched};
+pub use splice::{SpliceEnd, SpliceReport, Tap, abort, splice, splice_tapped, splice_tuned, splice_watched};
 pub use stream::{StreamReset, TunnelStream};
 pub use turns::Turns;

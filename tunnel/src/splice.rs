@@ -33,6 +33,27 @@ pub struct SpliceReport {
     pub end: SpliceEnd,
 }
 
+/// Sees the bytes of a splice as they pass, in each direction in their order, without a say in where they go. It is
+/// called on the way of the bytes: what takes long, or waits, holds them up.
+pub trait Tap {
+    /// Read from the socket.
+    fn sent(&mut self, bytes: &[u8]);
+    /// Written to the socket.
+    fn received(&mut self, bytes: &[u8]);
+    /// The socket has ended its direction.
+    fn sent_all(&mut self);
+    /// The stream has ended its direction, and the socket was told.
+    fn received_all(&mut self);
+}
+
+/// No tap; costs nothing.
+impl Tap for () {
+    fn sent(&mut self, _: &[u8]) {}
+    fn received(&mut self, _: &[u8]) {}
+    fn sent_all(&mut self) {}
+    fn received_all(&mut self) {}
+}
+
 /// How a splice ended.
 #[derive(Debug)]
 pub enum SpliceEnd {
@@ -67,7 +88,7 @@ pub async fn splice_tuned(
     mut tune: impl FnMut(&TcpStream, u64, u64),
 ) -> SpliceReport {
     let mut tuned = 0;
-    run(socket, stream, Bytes::new(), |socket, sent, received| {
+    run(socket, stream, Bytes::new(), &mut (), |socket, sent, received| {
         let moved = sent + received;
         if moved >= tuned + TUNE_EVERY {
             tuned = moved;
@@ -85,13 +106,19 @@ pub async fn splice_watched(
     early: Bytes,
     mut watch: impl FnMut(u64, u64),
 ) -> SpliceReport {
-    run(socket, stream, early, |_, sent, received| watch(sent, received)).await
+    run(socket, stream, early, &mut (), |_, sent, received| watch(sent, received)).await
+}
+
+/// As [`splice`], and shows `tap` what passes.
+pub async fn splice_tapped(socket: TcpStream, stream: TunnelStream, tap: &mut impl Tap) -> SpliceReport {
+    run(socket, stream, Bytes::new(), tap, |_, _, _| {}).await
 }
 
 async fn run(
     socket: TcpStream,
     stream: TunnelStream,
     early: Bytes,
+    tap: &mut impl Tap,
     mut watch: impl FnMut(&TcpStream, u64, u64),
 ) -> SpliceReport {
     let mut splice = Splice {
@@ -103,6 +130,7 @@ async fn run(
         unwritten: VecDeque::new(),
         down: Down::Open,
         received: 0,
+        tap,
     };
     // Until both directions have ended in order, a socket that is dropped is reset, with its process too: what was lost
     // must not look complete to the program behind it.
@@ -141,7 +169,7 @@ enum Down {
     Done,
 }
 
-struct Splice<'a> {
+struct Splice<'a, T> {
     socket: &'a TcpStream,
     stream: &'a TunnelStream,
     /// Read from the socket; the stream had no room.
@@ -152,9 +180,10 @@ struct Splice<'a> {
     down: Down,
     sent: u64,
     received: u64,
+    tap: &'a mut T,
 }
 
-impl Splice<'_> {
+impl<T: Tap> Splice<'_, T> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let mut written = 0;
         loop {
@@ -197,6 +226,7 @@ impl Splice<'_> {
         }
         if self.unsent.is_empty() {
             self.up_done = true;
+            self.tap.sent_all();
             self.stream.finish();
             return Ok(false);
         }
@@ -218,6 +248,9 @@ impl Splice<'_> {
                 Ok(len) => {
                     self.sent += len as u64;
                     self.unsent = buffer.into_bytes(len);
+                    if len > 0 {
+                        self.tap.sent(&self.unsent);
+                    }
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -250,17 +283,22 @@ impl Splice<'_> {
         if self.down == Down::Ending {
             SockRef::from(self.socket).shutdown(Shutdown::Write)?;
             self.down = Down::Done;
+            self.tap.received_all();
         }
         Ok(written)
     }
 
     fn take_written(&mut self, mut len: usize) {
         self.received += len as u64;
-        while let Some(piece) = self.unwritten.front_mut() {
+        while len > 0
+            && let Some(piece) = self.unwritten.front_mut()
+        {
             if len < piece.len() {
+                self.tap.received(&piece[..len]);
                 piece.advance(len);
                 return;
             }
+            self.tap.received(piece);
             len -= piece.len();
             self.unwritten.pop_front();
         }

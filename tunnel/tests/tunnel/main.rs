@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use relay_protocol::Status;
-use relay_tunnel::{SpliceEnd, State, StreamReset, splice};
+use relay_tunnel::{SpliceEnd, State, StreamReset, Tap, splice, splice_tapped};
 use support::{Kind, Rig, content, port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -50,6 +50,7 @@ over_every_pipe!(
     drain_lets_streams_finish_and_refuses_new_ones,
     an_agent_that_forgot_the_session_resets_its_streams,
     splice_passes_half_close_and_resets,
+    a_tap_sees_what_passes_and_changes_nothing,
 );
 
 async fn an_echo_comes_back(kind: Kind) {
@@ -287,4 +288,57 @@ async fn splice_passes_half_close_and_resets(kind: Kind) {
     relay_tunnel::abort(local);
     assert!(matches!(spliced.await.unwrap().end, SpliceEnd::ResetBySocket(_)));
     assert_eq!(rig.ended(port::ECHO).await, Err(Status::ResetByPeer));
+}
+
+/// All that passed, and that an end comes after it.
+#[derive(Default)]
+struct Seen {
+    sent: Vec<u8>,
+    received: Vec<u8>,
+    ends: Vec<&'static str>,
+}
+
+impl Tap for Seen {
+    fn sent(&mut self, bytes: &[u8]) {
+        assert!(!bytes.is_empty() && !self.ends.contains(&"sent"));
+        self.sent.extend_from_slice(bytes);
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        assert!(!bytes.is_empty() && !self.ends.contains(&"received"));
+        self.received.extend_from_slice(bytes);
+    }
+
+    fn sent_all(&mut self) {
+        self.ends.push("sent");
+    }
+
+    fn received_all(&mut self) {
+        self.ends.push("received");
+    }
+}
+
+async fn a_tap_sees_what_passes_and_changes_nothing(kind: Kind) {
+    let rig = Rig::start(kind).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (socket, _) = listener.accept().await.unwrap();
+    let stream = rig.open(port::ECHO).await;
+    let spliced = tokio::spawn(async move {
+        let mut seen = Seen::default();
+        (splice_tapped(socket, stream, &mut seen).await, seen)
+    });
+    let sent = content(5, 300_000);
+    let (mut read, mut write) = client.split();
+    let mut back = Vec::new();
+    let writing = async {
+        write.write_all(&sent).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let (_, read) = tokio::join!(writing, read.read_to_end(&mut back));
+    read.unwrap();
+    let (report, seen) = spliced.await.unwrap();
+    assert!(matches!(report.end, SpliceEnd::Finished), "{report:?}");
+    assert!(back == sent && seen.sent == sent && seen.received == sent);
+    assert_eq!(seen.ends, ["sent", "received"]);
 }
