@@ -124,7 +124,8 @@ fn the_role_for_a_shared_agent_is_missed_before_and_enough_after() {
     for check in ["shared", "agent", "upgrade", "session", "dns", "udp"] {
         assert!(verdicts.contains(&(check.into(), "ok".into())), "{check}: {report:#}");
     }
-    // It is somebody else's agent, and stays.
+    assert!(after.stdout.contains("the shared agent stays"), "{}", after.stdout);
+    // It is somebody else's agent.
     assert_eq!(kubectl(&["get", "jobs,pods", "-n", name, "-o", "name"]), there);
     let (relay, address) = Relay::start_as(&user, &target);
     echo_once(&mut connect(address), b"allowed").unwrap();

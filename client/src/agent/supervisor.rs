@@ -64,14 +64,28 @@ pub struct Supervisor {
     /// Changes with the machine's network.
     network: watch::Receiver<u64>,
     outage: Outage,
+    place: watch::Sender<Option<Place>>,
     current: watch::Sender<Current>,
     ready: watch::Sender<bool>,
     leaving: Leaving,
 }
 
+/// Where an agent runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its pod's namespace.
+    pub namespace: String,
+    /// Its pod.
+    pub pod: String,
+    /// Many use it, and it stays.
+    pub is_shared: bool,
+}
+
 /// What a supervisor tells.
 #[derive(Clone)]
 pub struct Supervised {
+    /// Where the agent of the latest session runs.
+    pub place: watch::Receiver<Option<Place>>,
     /// The session for new connections. Closed when there will be none any more.
     pub current: watch::Receiver<Current>,
     /// Whether traffic has been able to flow yet.
@@ -111,9 +125,10 @@ impl Supervisor {
         let (current, sessions) = watch::channel(Current::Starting);
         let (ready, was_ready) = watch::channel(false);
         let leaving = Leaving::default();
-        let supervised = Supervised { current: sessions, was_ready, leaving: leaving.clone() };
+        let (place, places) = watch::channel(None);
+        let supervised = Supervised { place: places, current: sessions, was_ready, leaving: leaving.clone() };
         let outage = Outage::new(Arc::clone(&launcher.output));
-        (Self { launcher, session, network, outage, current, ready, leaving }, supervised)
+        (Self { launcher, session, network, outage, place, current, ready, leaving }, supervised)
     }
 
     /// Runs until an agent cannot be had.
@@ -221,6 +236,11 @@ impl Supervisor {
             self.session.transport,
         );
         let (session, mut states) = Session::start(&self.client_config(), dialer);
+        self.place.send_replace(Some(Place {
+            namespace: agent.namespace.clone(),
+            pod: agent.pod.clone(),
+            is_shared: agent.is_shared(),
+        }));
         self.current.send_replace(Current::Session { session: session.clone(), ready: false });
         let (deadline, late) = (Instant::now() + self.launcher.timeout, Instant::now() + NOT_YET);
         let mut network = self.network.clone();

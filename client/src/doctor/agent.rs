@@ -18,7 +18,11 @@ use super::{
     report::{Line, Report, time},
 };
 use crate::{
-    agent::{launch::LaunchError, spec::AGENT_PORT, supervisor::Current},
+    agent::{
+        launch::LaunchError,
+        spec::AGENT_PORT,
+        supervisor::{Current, Place},
+    },
     cli::{duration::show_duration, settings::Settings},
     cluster::{
         access::Access,
@@ -77,8 +81,10 @@ impl Left {
     pub(super) async fn clean_up(self, report: &Report) {
         const CHECK: &str = "cleanup";
         *self.check.lock().unwrap_or_else(PoisonError::into_inner) = CHECK;
+        let is_shared = self.held.supervised.place.borrow().as_ref().is_some_and(|place| place.is_shared);
         match self.held.clean_up().await {
             Ok(()) if report.has(CHECK) => {}
+            Ok(()) if is_shared => report.tell(Line::ok(CHECK, "nothing was made; the shared agent stays")),
             Ok(()) => report.tell(Line::ok(CHECK, "the test agent is removed")),
             Err(error) => report.tell(Line::failed(CHECK, error.to_string(), error.hint())),
         }
@@ -124,17 +130,14 @@ async fn try_out(context: &Context, way: &Way, settings: &Settings, since: Insta
         return std::future::pending().await;
     }
     let took = since.elapsed();
-    let limit = super::limit(settings);
-    let namespace = settings.agent.namespace.as_deref().unwrap_or(&context.config.namespace);
-    let jobs = way.held.jobs.names().await;
-    match pod(&context.access, namespace, &jobs, limit).await {
-        Some(pod) => {
-            report.tell(Line::ok("agent", of_pod(&pod, took)).took(took));
-            let name = pod.metadata.name.unwrap_or_default();
-            upgrades(&context.access, namespace, &name, report).await;
-        }
-        None => report.tell(Line::ok("agent", format!("reached after {}", time(took))).took(took)),
-    }
+    let place = way.held.supervised.place.borrow().clone();
+    let Some(place) = place else {
+        // Traffic has flowed, so that there is one; without an agent nothing is tried at all.
+        return report.tell(Line::ok("agent", format!("reached after {}", time(took))).took(took));
+    };
+    let pod = pod(&context.access, &place, super::limit(settings)).await;
+    report.tell(Line::ok("agent", of_agent(&place, pod.as_ref(), took)).took(took));
+    upgrades(&context.access, &place, report).await;
     let session = match &*way.held.supervised.current.borrow() {
         Current::Session { session, .. } => session.clone(),
         // It was lost in this moment: the supervisor starts another, which is no state to measure in.
@@ -146,32 +149,36 @@ async fn try_out(context: &Context, way: &Way, settings: &Settings, since: Insta
     flows::examine(&session, report).await;
 }
 
-/// The pod of the agent that runs.
-async fn pod(access: &Access, namespace: &str, jobs: &[String], limit: Duration) -> Option<Pod> {
-    if jobs.is_empty() {
-        return None;
-    }
-    let pods: Api<Pod> = Api::namespaced(access.client(), namespace);
-    let list = ListParams::default().labels(&format!("job-name in ({})", jobs.join(",")));
-    let found = made(Call::new("list", "", "pods", namespace), limit, pods.list(&list)).await.ok()?;
-    found.items.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_none())
+/// The pod of the agent that runs, for whoever may look.
+async fn pod(access: &Access, place: &Place, limit: Duration) -> Option<Pod> {
+    let pods: Api<Pod> = Api::namespaced(access.client(), &place.namespace);
+    // Roles for agents have no `get` on pods.
+    let list = ListParams::default().fields(&format!("metadata.name={}", place.pod));
+    let found = made(Call::new("list", "", "pods", &place.namespace), limit, pods.list(&list)).await.ok()?;
+    found.items.into_iter().next()
 }
 
-fn of_pod(pod: &Pod, took: Duration) -> String {
-    let spec = pod.spec.as_ref();
+fn of_agent(place: &Place, pod: Option<&Pod>, took: Duration) -> String {
+    let spec = pod.and_then(|pod| pod.spec.as_ref());
     let node = spec.and_then(|spec| spec.node_name.as_deref()).unwrap_or("a node");
     let image =
         spec.and_then(|spec| spec.containers.first()).and_then(|container| container.image.as_deref());
     let image = image.map(|image| format!("; image {image}")).unwrap_or_default();
-    format!("runs on {node}, reached {} after the start{image}", time(took))
+    let took = time(took);
+    match place.is_shared {
+        true => {
+            format!("the shared one in \"{}\" runs on {node}, reached after {took}{image}", place.namespace)
+        }
+        false => format!("runs on {node}, reached {took} after the start{image}"),
+    }
 }
 
 /// Tries each way of upgrading to a port-forward, whichever the session has taken.
-async fn upgrades(access: &Access, namespace: &str, pod: &str, report: &Report) {
+async fn upgrades(access: &Access, place: &Place, report: &Report) {
     let client = access.client();
     let dial = async |mode| {
         let since = Instant::now();
-        let dialled = PortForward::dial(&client, namespace, pod, AGENT_PORT, mode).await;
+        let dialled = PortForward::dial(&client, &place.namespace, &place.pod, AGENT_PORT, mode).await;
         dialled.map(|_| since.elapsed())
     };
     let mut websocket = dial(Mode::WebSocket).await;
