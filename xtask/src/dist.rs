@@ -1,5 +1,6 @@
 //! `cargo xtask dist`: everything that a release consists of, built on one plain machine, the same on each.
 
+mod apple;
 mod assemble;
 mod build;
 mod check;
@@ -14,12 +15,11 @@ mod sbom;
 mod template;
 mod toolchain;
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::paths;
@@ -29,9 +29,6 @@ use assemble::{Files, assemble};
 use build::Release;
 use platform::Platform;
 use toolchain::Zig;
-
-/// Names the folder with Apple's frameworks, as Apple's own tools have it.
-const SDK: &str = "SDKROOT";
 
 /// Options of `cargo xtask dist`.
 #[derive(Args)]
@@ -50,7 +47,7 @@ pub(crate) struct Options {
 /// Builds the release.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let source = paths::root();
-    let platforms = platforms(&options.only, env::var_os(SDK).is_some())?;
+    let platforms = platforms(&options.only);
     // Here already, because paths of what is fetched become part of the flags of every build.
     shell::run(cargo().current_dir(source).args(["fetch", "--locked", "--quiet"]))?;
     let release = Release::of(source)?;
@@ -69,22 +66,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What can be built, or what was asked for.
-fn platforms(only: &[Platform], has_sdk: bool) -> Result<Vec<Platform>> {
-    let needs_sdk = |platform: &Platform| platform.os() == "darwin";
-    if !has_sdk && only.iter().any(needs_sdk) {
-        bail!(
-            "programs for macOS are linked to Apple's frameworks: set {SDK} to the SDK of a Mac with Xcode"
-        );
-    }
-    let left_out = Platform::ALL.iter().any(|platform| needs_sdk(platform) && !has_sdk);
-    if only.is_empty() && left_out {
-        say(format!("macOS is left out: {SDK} names no SDK of Apple's"));
-    }
-    let wanted = |platform: &Platform| {
-        if only.is_empty() { has_sdk || !needs_sdk(platform) } else { only.contains(platform) }
-    };
-    Ok(Platform::ALL.into_iter().filter(wanted).collect())
+/// Those asked for, or all; in the order in which they are built.
+fn platforms(only: &[Platform]) -> Vec<Platform> {
+    Platform::ALL.into_iter().filter(|platform| only.is_empty() || only.contains(platform)).collect()
 }
 
 fn write(files: &Files, out: &Path) -> Result<()> {
@@ -106,12 +90,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_apples_sdk_macos_is_left_out_and_refused_when_it_is_asked_for() {
-        let some = platforms(&[], false).unwrap();
-        assert_eq!(some, [Platform::LinuxAmd64, Platform::LinuxArm64, Platform::WindowsAmd64]);
-        assert_eq!(platforms(&[], true).unwrap().len(), Platform::ALL.len());
-        assert_eq!(platforms(&[Platform::LinuxArm64], false).unwrap(), [Platform::LinuxArm64]);
-        assert!(platforms(&[Platform::DarwinArm64], false).is_err());
+    fn all_platforms_are_built_or_those_asked_for() {
+        assert_eq!(platforms(&[]), Platform::ALL);
+        let asked = [Platform::DarwinArm64, Platform::LinuxArm64];
+        assert_eq!(platforms(&asked), [Platform::LinuxArm64, Platform::DarwinArm64]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 use super::platform::Platform;
 use super::toolchain::Zig;
+use super::{apple, packages};
 use crate::plugin::{self, Processor};
 use crate::shell::{self, step};
 use crate::workspace::{Workspace, add_target};
@@ -21,6 +22,9 @@ const SEPARATOR: char = '\x1f';
 const FLAGS: &str = "CARGO_ENCODED_RUSTFLAGS";
 /// A panic ends the program at once, so nothing reads the tables that tell how to unwind: half a megabyte.
 const NO_TABLES: &str = "-Cforce-unwind-tables=no";
+
+/// Names the folder of Apple's SDK, as Apple's own tools have it.
+const SDK: &str = "SDKROOT";
 
 /// Where the plugin takes the commit from that `version` tells.
 const COMMIT: &str = "RELAY_COMMIT";
@@ -82,12 +86,21 @@ pub(crate) fn plugin(workspace: &Workspace, zig: &Zig, platform: Platform, agent
     add_target(target)?;
     step(&format!("build kubectl-relay ({target}, profile dist)"), || {
         let mut build = workspace.build(zig.cargo()?, "zigbuild", "kubectl-relay", "dist");
-        if platform.os() == "linux" {
+        let mut flags = flags(&workspace.source, &workspace.target)?;
+        match platform.os() {
             // Other systems want the tables for themselves.
-            let mut flags = flags(&workspace.source, &workspace.target)?;
-            flags.push(format!("{SEPARATOR}{NO_TABLES}"));
-            build.env(FLAGS, flags);
+            "linux" => flags.push(format!("{SEPARATOR}{NO_TABLES}")),
+            // cargo-zigbuild looks into a whole SDK where there is one.
+            "darwin" if env::var_os(SDK).is_none() => {
+                let frameworks = workspace.target.join("apple");
+                let packages = packages::linked(workspace, &["kubectl-relay"], target)?;
+                apple::write_frameworks(&packages, &frameworks)?;
+                flags.push(format!("{SEPARATOR}-Clink-arg=-F"));
+                flags.push(frameworks);
+            }
+            _ => {}
         }
+        build.env(FLAGS, flags);
         // cargo-zigbuild brings the linker.
         build.env_remove("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER");
         build.env_remove("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER");
