@@ -6,6 +6,8 @@ mod build;
 mod check;
 mod deb;
 mod elf;
+#[cfg(test)]
+mod install_page;
 mod licences;
 mod manual;
 mod oci;

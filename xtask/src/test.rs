@@ -44,7 +44,7 @@ enum Part {
     Fmt,
     /// Lints.
     Clippy,
-    /// Lints for Windows and macOS.
+    /// Lints for Windows.
     Cross,
     /// Documentation.
     Doc,
@@ -63,7 +63,7 @@ impl Part {
         match self {
             Self::Fmt => "fmt",
             Self::Clippy => "clippy",
-            Self::Cross => "clippy for other systems",
+            Self::Cross => "clippy for Windows",
             Self::Doc => "doc",
             Self::Deny => "deny",
             Self::Unit => "unit and property tests",
