@@ -15,6 +15,7 @@ use crate::{
     proxy::ProxyError,
     shared::SharedError,
     target::Place,
+    trace::TraceError,
     view::ViewError,
 };
 
@@ -64,6 +65,9 @@ pub enum Error {
     /// A file that cannot be made.
     #[error(transparent)]
     PortsFile(#[from] PortsFileError),
+    /// Nothing can be traced so.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// A proxy that cannot be.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
@@ -120,6 +124,7 @@ impl Error {
             Self::Metrics(error) => error.hint(),
             Self::View(error) => error.hint(),
             Self::PortsFile(error) => error.hint(),
+            Self::Trace(error) => error.hint(),
             Self::Proxy(error) => error.hint(),
             Self::Launch(error) => error.hint(),
             Self::Direct(error) => error.hint(),
@@ -138,6 +143,7 @@ impl Error {
             Self::Direct(error) => error.exit_code(),
             Self::Hint(error) if error.is_misuse() => 2,
             Self::PortsFile(error) if error.is_misuse() => 2,
+            Self::Trace(error) if error.is_misuse() => 2,
             Self::Proxy(error) => error.exit_code(),
             Self::Command(error) => error.exit_code(),
             Self::Shared(error) => error.exit_code(),

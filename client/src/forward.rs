@@ -28,6 +28,7 @@ use crate::{
     direct::{Direct, pods::Pods},
     ledger::ForwardAccount,
     output::Output,
+    trace::Tracing,
 };
 
 pub(crate) use connection::Ended;
@@ -48,6 +49,8 @@ pub struct Relay {
     pub output: Arc<Output>,
     /// All tasks with a local connection, to let them end before the process does.
     pub tasks: TaskTracker,
+    /// What sees the traffic, if anything does.
+    pub trace: Option<Tracing>,
 }
 
 /// One forward, as its listeners see it.

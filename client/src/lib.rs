@@ -26,5 +26,6 @@ pub mod shared;
 pub mod signals;
 pub mod target;
 mod terminal;
+pub mod trace;
 pub mod version;
 pub mod view;

@@ -3,6 +3,7 @@
 
 mod connection;
 mod event;
+mod passed;
 mod redirect;
 mod sink;
 mod style;
@@ -19,6 +20,7 @@ use relay_protocol::{Status, header::Protocol};
 
 pub use connection::Connection;
 use event::{Event, Stamped};
+pub use passed::{Passed, What};
 use sink::{Repeated, Sink};
 use style::Role;
 pub use style::Style;
@@ -320,6 +322,14 @@ impl Output {
             self.stderr(&ended.line(self.context.as_deref()));
         }
         self.event(|| ended.event());
+    }
+
+    /// What has passed a forward, for whoever asked to see it.
+    pub fn passed(&self, passed: &Passed<'_>) {
+        if !self.json {
+            self.result(&passed.line(self.context.as_deref()));
+        }
+        self.event(|| passed.event());
     }
 
     /// A question for whoever sits at the terminal. The answer is typed behind it.

@@ -169,7 +169,8 @@ fn forwarding_by(route: Route, protocol: Protocol, connect_wait: Duration) -> Fo
         tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
     let access = Access::from(Client::new(nobody, "dev"));
     let direct = Direct::new(access, TransportArg::Auto, Arc::clone(&output));
-    let relay = Relay { current: receiver, connect_wait, direct, output, tasks: TaskTracker::new() };
+    let relay =
+        Relay { current: receiver, connect_wait, direct, output, tasks: TaskTracker::new(), trace: None };
     let route = Arc::new(route);
     let about = About {
         name: None,

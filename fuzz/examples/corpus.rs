@@ -156,6 +156,45 @@ fn heads() -> Seeds {
     ]
 }
 
+/// Both sides of a connection; each part behind a byte that tells whose it is, and its length.
+fn conversations() -> Seeds {
+    let part = |is_client: bool, bytes: &[u8]| {
+        let kind = (bytes.len() as u8) << 1 | u8::from(is_client);
+        [&[kind], bytes].concat()
+    };
+    let input = |parts: &[Vec<u8>]| [&[3][..], &parts.concat()].concat();
+    let upgrade = b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n";
+    let chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a\r\nhello\r\n0\r\nT: x\r\n\r\n";
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    let grpc = b"\0\0\x01\x01\x04\0\0\0\x01\x88\0\0\x0f\x01\x05\0\0\0\x01\x40\x0bgrpc-status\x015";
+    vec![
+        (
+            "pipelined",
+            input(&[
+                part(true, b"HEAD /1 HTTP/1.1\r\n\r\nPUT /2 HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi"),
+                part(false, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nHTTP/1.1 100 Go on\r\n\r\n"),
+                part(false, b"HTTP/1.1 204 None\r\n\r\n"),
+            ]),
+        ),
+        ("chunks", input(&[part(true, b"GET /?q HTTP/1.1\r\n\r\n"), part(false, chunks)])),
+        (
+            "upgrade",
+            input(&[part(true, upgrade), part(false, b"HTTP/1.1 101 Go\r\n\r\n"), part(true, b"\x81")]),
+        ),
+        (
+            "http2",
+            input(&[
+                part(true, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+                part(true, settings),
+                part(false, settings),
+                part(true, b"\0\0\x02\x01\x05\0\0\0\x01\x82\x84"),
+                part(false, grpc),
+            ]),
+        ),
+        ("tls", input(&[part(true, b"\x16\x03\x01\0\x2a\x01\0\0\x26\x03\x03")])),
+    ]
+}
+
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let targets = [
@@ -165,6 +204,7 @@ fn main() -> std::io::Result<()> {
         ("transport", transports()),
         ("proxy_socks", socks()),
         ("proxy_head", heads()),
+        ("trace", conversations()),
     ];
     for (target, seeds) in targets {
         let folder = corpus.join(target);

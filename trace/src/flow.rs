@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::packet::{Flags, SEGMENT, Segment, of_one_family, tcp, udp};
+use crate::packet::{Flags, SEGMENT, Segment, ethernet, of_one_family, tcp, udp};
 
 /// So much of one direction is acknowledged at once, in bytes.
 const ACKNOWLEDGED: u32 = 1 << 20;
@@ -45,10 +45,11 @@ impl Ends {
             Way::Sent => (self.client, self.server),
             Way::Received => (self.server, self.client),
         };
-        match plan {
+        let packet = match plan {
             Plan::Tcp(segment) => tcp(from, to, segment, payload),
             Plan::Udp => udp(from, to, payload),
-        }
+        };
+        ethernet(way == Way::Sent, from.is_ipv4(), &packet)
     }
 }
 

@@ -77,6 +77,13 @@ pub(crate) fn tcp(from: SocketAddr, to: SocketAddr, segment: Segment, payload: &
     ip(from, to, TCP, &out)
 }
 
+/// A frame of Ethernet, between two made up stations: some readers take no packets without one from several interfaces.
+pub(crate) fn ethernet(is_from_client: bool, is_ipv4: bool, packet: &[u8]) -> Vec<u8> {
+    let station = |is_client: bool| [2, 0, 0, 0, 0, if is_client { 1 } else { 2 }];
+    let kind: [u8; 2] = if is_ipv4 { [8, 0] } else { [0x86, 0xdd] };
+    [&station(!is_from_client)[..], &station(is_from_client), &kind, packet].concat()
+}
+
 /// A datagram of UDP.
 pub(crate) fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     // What a datagram holds fits into one; more is cut.

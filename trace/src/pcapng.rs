@@ -3,9 +3,8 @@
 //! Source: draft-ietf-opsawg-pcapng, section 4.
 
 /// The most that a packet of a file may hold, in bytes.
-const SNAP: u32 = 65_535 + 40;
-/// Packets begin with their IP header.
-const LINK_RAW: u16 = 101;
+const SNAP: u32 = 65_535 + 40 + 14;
+const LINK_ETHERNET: u16 = 1;
 
 const COMMENT: u16 = 1;
 const IF_NAME: u16 = 2;
@@ -34,7 +33,7 @@ pub fn section(program: &str, comment: &str) -> Vec<u8> {
 /// What packets come from; they name it by its number in the file, counted from zero.
 pub fn interface(name: &str, description: &str) -> Vec<u8> {
     let mut body = Vec::new();
-    body.extend_from_slice(&LINK_RAW.to_le_bytes());
+    body.extend_from_slice(&LINK_ETHERNET.to_le_bytes());
     body.extend_from_slice(&0u16.to_le_bytes());
     body.extend_from_slice(&SNAP.to_le_bytes());
     option(&mut body, IF_NAME, name.as_bytes());

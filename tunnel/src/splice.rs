@@ -109,9 +109,14 @@ pub async fn splice_watched(
     run(socket, stream, early, &mut (), |_, sent, received| watch(sent, received)).await
 }
 
-/// As [`splice`], and shows `tap` what passes.
-pub async fn splice_tapped(socket: TcpStream, stream: TunnelStream, tap: &mut impl Tap) -> SpliceReport {
-    run(socket, stream, Bytes::new(), tap, |_, _, _| {}).await
+/// As [`splice_watched`] with nothing early, and shows `tap` what passes.
+pub async fn splice_tapped(
+    socket: TcpStream,
+    stream: TunnelStream,
+    tap: &mut impl Tap,
+    mut watch: impl FnMut(u64, u64),
+) -> SpliceReport {
+    run(socket, stream, Bytes::new(), tap, |_, sent, received| watch(sent, received)).await
 }
 
 async fn run(

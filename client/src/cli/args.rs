@@ -134,6 +134,9 @@ impl Args {
         if let Some(Verb::Proxy(proxy)) = &self.verb {
             return proxy.terminal(self.verbosity);
         }
+        if let Some(Verb::Trace(trace)) = &self.verb {
+            return trace.terminal(self.verbosity);
+        }
         let output = Output::new(self.output == OutputArg::Json, self.verbosity);
         let output = if self.command.is_empty() { output } else { output.beside_a_command() };
         if self.log_connections { output.log_connections() } else { output }

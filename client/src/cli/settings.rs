@@ -18,6 +18,7 @@ use crate::{
     command::CommandLine,
     proxy::{ProxyArgs, ProxyError, ProxySettings},
     target::{Place, TargetError},
+    trace::Tracing,
     view::Kind,
 };
 
@@ -44,6 +45,8 @@ pub struct Settings {
     pub view: Option<Kind>,
     /// The proxy to be, if one is wanted.
     pub proxy: Option<ProxySettings>,
+    /// What sees the traffic, if anything does.
+    pub trace: Option<Tracing>,
     /// What to run with the forwards.
     pub command: Option<CommandLine>,
     /// How long a new connection waits for the relay.
@@ -274,6 +277,7 @@ impl Settings {
             metrics: None,
             view: None,
             proxy: None,
+            trace: None,
             command: None,
             connect_wait: Duration::ZERO,
             session: SessionSettings {

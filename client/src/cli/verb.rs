@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::Subcommand;
 
-use super::args::ClusterArgs;
+use super::{args::ClusterArgs, settings::Settings};
 use crate::{
     completion::{self, CompletionArgs},
     doctor::{self, DoctorArgs},
@@ -13,6 +13,7 @@ use crate::{
     proxy::ProxyArgs,
     run::run,
     shared::AgentVerb,
+    trace::{TraceArgs, Tracing},
     version::{self, VersionArgs},
 };
 
@@ -24,6 +25,8 @@ pub enum Verb {
     Agent(Box<AgentVerb>),
     /// Listen as a proxy (SOCKS5, SOCKS4a, HTTP) through which everything is reached that the cluster can reach.
     Proxy(Box<ProxyArgs>),
+    /// Forward, and tell each HTTP exchange that passes; with --pcap write a capture.
+    Trace(Box<TraceArgs>),
     /// Tell this plugin's version, and for which processors it brings an agent.
     Version(VersionArgs),
     /// Print a script that teaches a shell to complete, and tell how `kubectl relay` itself is completed.
@@ -35,7 +38,11 @@ pub enum Verb {
 impl Verb {
     /// Whether it was given a command to run.
     pub fn has_command(&self) -> bool {
-        matches!(self, Self::Proxy(args) if !args.command.is_empty())
+        match self {
+            Self::Proxy(args) => !args.command.is_empty(),
+            Self::Trace(args) => !args.command.is_empty(),
+            _ => false,
+        }
     }
 
     /// Does it; gives the exit code.
@@ -48,6 +55,14 @@ impl Verb {
             Self::Proxy(args) => {
                 let settings = args.settings(cluster, output.verbosity())?;
                 return run(settings, Arc::clone(output)).await;
+            }
+            Self::Trace(args) => {
+                let (settings, wanted) = args.settings(cluster, output.verbosity())?;
+                let tracing = Tracing::start(wanted, output)?;
+                let settings = Settings { trace: Some(tracing.clone()), ..settings };
+                let ended = run(settings, Arc::clone(output)).await;
+                tracing.finish(output).await;
+                return ended;
             }
             Self::Version(args) => version::tell(&args, output),
             Self::Completion(args) => completion::print(&args, output),

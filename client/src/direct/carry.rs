@@ -6,12 +6,15 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use relay_transport::Connection;
-use relay_tunnel::abort;
+use relay_tunnel::{Tap, abort};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::local::has_left;
-use crate::ledger::Tally;
+use crate::{ledger::Tally, trace::ConnectionTap};
 
 /// Read at a time.
 const BUFFER: usize = 32 * 1024;
@@ -86,6 +89,17 @@ impl Moved<'_> {
     }
 }
 
+/// What sees both directions, if anything does. Both are in one task: nobody waits for the lock.
+struct Tapped(Option<Mutex<ConnectionTap>>);
+
+impl Tapped {
+    fn see(&self, see: impl FnOnce(&mut ConnectionTap)) {
+        if let Some(tap) = &self.0 {
+            see(&mut tap.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
 /// What the direction to the pod has come to.
 enum Up {
     /// The local program has left; the pod was told.
@@ -99,33 +113,37 @@ pub(super) async fn carry(
     connection: Connection,
     ending: &CancellationToken,
     tally: &Tally,
+    tap: Option<ConnectionTap>,
     answered: impl FnOnce(),
-) -> Carried {
+) -> (Carried, Option<ConnectionTap>) {
+    let tap = Tapped(tap.map(Mutex::new));
     let (sent, received, heard) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let moved = Moved { tally, sent, received, began: Instant::now(), heard };
     let end = tokio::select! {
         biased;
         () = ending.cancelled() => End::Ending,
-        end = both_ways(&mut socket, connection, &moved, answered) => end,
+        end = both_ways(&mut socket, connection, &moved, &tap, answered) => end,
     };
-    let end = if matches!(end, End::Finished) { finish(&mut socket).await } else { end };
+    let end = if matches!(end, End::Finished) { finish(&mut socket, &tap).await } else { end };
     match end {
         End::Finished | End::Left => drop(SockRef::from(&socket).set_linger(None)),
         _ => abort(socket),
     }
-    Carried { sent: moved.sent.into_inner(), received: moved.received.into_inner(), end }
+    let carried = Carried { sent: moved.sent.into_inner(), received: moved.received.into_inner(), end };
+    (carried, tap.0.map(|tap| tap.into_inner().unwrap_or_else(PoisonError::into_inner)))
 }
 
 async fn both_ways(
     socket: &mut TcpStream,
     connection: Connection,
     moved: &Moved<'_>,
+    tap: &Tapped,
     answered: impl FnOnce(),
 ) -> End {
     let (mut remote_read, mut remote_write) = connection.into_split();
     let (mut read, mut write) = socket.split();
-    let down = downward(&mut remote_read, &mut write, moved, answered);
-    let up = upward(&mut read, &mut remote_write, moved);
+    let down = downward(&mut remote_read, &mut write, moved, tap, answered);
+    let up = upward(&mut read, &mut remote_write, moved, tap);
     let mut down = std::pin::pin!(down);
     let up = tokio::select! {
         end = &mut down => Err(end),
@@ -146,10 +164,11 @@ async fn both_ways(
 
 /// The pod has ended: so does the socket. Like a server's own socket it is reset if the program has said more than
 /// anybody took.
-async fn finish(socket: &mut TcpStream) -> End {
+async fn finish(socket: &mut TcpStream, tap: &Tapped) -> End {
     if let Err(error) = socket.shutdown().await {
         return End::Local(error);
     }
+    tap.see(Tap::received_all);
     let mut rest = [0; 1];
     match socket.try_read(&mut rest) {
         Ok(1..) => End::Remote(io::ErrorKind::ConnectionReset.into()),
@@ -161,6 +180,7 @@ async fn downward(
     remote: &mut relay_transport::ReadHalf,
     socket: &mut WriteHalf<'_>,
     moved: &Moved<'_>,
+    tap: &Tapped,
     answered: impl FnOnce(),
 ) -> End {
     let mut buffer = vec![0; BUFFER].into_boxed_slice();
@@ -178,13 +198,19 @@ async fn downward(
         if let Err(error) = socket.write_all(&buffer[..count]).await {
             return End::Local(error);
         }
+        tap.see(|tap| tap.received(&buffer[..count]));
         moved.hear();
         moved.received.fetch_add(count as u64, Ordering::Relaxed);
         moved.tally.received(count as u64);
     }
 }
 
-async fn upward(socket: &mut ReadHalf<'_>, remote: &mut relay_transport::WriteHalf, moved: &Moved<'_>) -> Up {
+async fn upward(
+    socket: &mut ReadHalf<'_>,
+    remote: &mut relay_transport::WriteHalf,
+    moved: &Moved<'_>,
+    tap: &Tapped,
+) -> Up {
     let mut buffer = vec![0; BUFFER].into_boxed_slice();
     loop {
         let count = match socket.read(&mut buffer).await {
@@ -192,6 +218,7 @@ async fn upward(socket: &mut ReadHalf<'_>, remote: &mut relay_transport::WriteHa
             Ok(count) => count,
             Err(error) => return Up::Failed(End::Local(error)),
         };
+        tap.see(|tap| tap.sent(&buffer[..count]));
         let written = async {
             remote.write_all(&buffer[..count]).await?;
             remote.flush().await
@@ -203,6 +230,7 @@ async fn upward(socket: &mut ReadHalf<'_>, remote: &mut relay_transport::WriteHa
         moved.tally.sent(count as u64);
     }
     drop(buffer);
+    tap.see(Tap::sent_all);
     moved.hear();
     let mut pause = FIRST_LOOK;
     while has_left(socket.as_ref()).await != Some(true) {

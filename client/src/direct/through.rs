@@ -1,5 +1,7 @@
 //! One local connection through a pod's own port-forward, from its beginning to its end.
 
+use std::net::SocketAddr;
+
 use relay_protocol::Status;
 use relay_transport::{ConnectionError, DialError};
 use tokio::net::TcpStream;
@@ -98,7 +100,8 @@ async fn carried(
             ));
         }
     };
-    let carried = carry(socket, connection, &direct.0.ended, tally, answered).await;
+    let tap = relay.tap_of_pod(path, &socket, SocketAddr::new(pod.ip, pod.port));
+    let (carried, tap) = carry(socket, connection, &direct.0.ended, tally, tap, answered).await;
     let (status, by) = match &carried.end {
         End::Finished | End::Left => (Status::Ok, EndedBy::Remote),
         End::Ending => (Status::Aborted, EndedBy::Remote),
@@ -129,7 +132,11 @@ async fn carried(
             (status, EndedBy::Remote)
         }
     };
-    Ended { status, by, sent: carried.sent, received: carried.received }
+    let ended = Ended { status, by, sent: carried.sent, received: carried.received };
+    if let Some(tap) = tap {
+        tap.ended(&ended);
+    }
+    ended
 }
 
 /// What a node's complaint amounts to.

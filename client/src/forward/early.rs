@@ -3,6 +3,7 @@
 
 use std::io;
 
+use bytes::Bytes;
 use relay_protocol::Status;
 use relay_tunnel::TunnelStream;
 use tokio::{
@@ -22,8 +23,8 @@ const EARLY: usize = 2048 - 64;
 pub(super) struct Opened {
     pub(super) stream: TunnelStream,
     pub(super) destination: Destination,
-    /// How much of the local program's bytes it has.
-    pub(super) early: u64,
+    /// What it has of the local program's bytes.
+    pub(super) early: Bytes,
 }
 
 /// Why there is no stream.
@@ -65,7 +66,7 @@ pub(super) async fn open(socket: &mut TcpStream, path: &Path, relay: &Relay) -> 
     }
     let (mut stream, destination) = begin(path, relay).await?;
     if path.direct.is_none() {
-        return Ok(Opened { stream, destination, early: 0 });
+        return Ok(Opened { stream, destination, early: Bytes::new() });
     }
     match answered(socket, &mut stream).await.map_err(Failed::Local)? {
         Ok(early) => Ok(Opened { stream, destination, early }),
@@ -92,14 +93,14 @@ fn proves_nothing_arrived(status: Status) -> bool {
 
 /// Waits for the agent's answer, and sends meanwhile what the local program says first, without taking it from the
 /// socket; once the answer is good, that much is taken.
-async fn answered(socket: &mut TcpStream, stream: &mut TunnelStream) -> io::Result<Result<u64, Status>> {
+async fn answered(socket: &mut TcpStream, stream: &mut TunnelStream) -> io::Result<Result<Bytes, Status>> {
     let mut early = [0; EARLY];
     let peeked = {
         let mut opened = std::pin::pin!(stream.opened());
         tokio::select! {
             biased;
             opened = &mut opened => match opened {
-                Ok(()) => return Ok(Ok(0)),
+                Ok(()) => return Ok(Ok(Bytes::new())),
                 Err(status) => return Ok(Err(status)),
             },
             peeked = socket.peek(&mut early) => peeked?,
@@ -109,10 +110,10 @@ async fn answered(socket: &mut TcpStream, stream: &mut TunnelStream) -> io::Resu
     match (stream.opened().await, written) {
         (Ok(()), Ok(())) => {
             socket.read_exact(&mut early[..peeked]).await?;
-            Ok(Ok(peeked as u64))
+            Ok(Ok(Bytes::copy_from_slice(&early[..peeked])))
         }
         // A reset may overtake the answer; what the endpoint sent before it is still to be delivered.
-        (Ok(()), Err(_)) => Ok(Ok(0)),
+        (Ok(()), Err(_)) => Ok(Ok(Bytes::new())),
         (Err(status), _) => Ok(Err(status)),
     }
 }

@@ -2,9 +2,8 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
 use relay_protocol::Status;
-use relay_tunnel::{SpliceEnd, abort, splice_watched};
+use relay_tunnel::{SpliceEnd, abort, splice_tapped};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
@@ -89,8 +88,13 @@ async fn carried(mut socket: TcpStream, path: &Path, relay: &Relay, tally: &Tall
             return Ended { status, by, sent: 0, received: 0 };
         }
     };
+    let mut tap = relay.tap(path, &socket, &destination, &early);
+    let early = early.len() as u64;
     let watch = |sent, received| tally.moved(early + sent, received);
-    let report = splice_watched(socket, stream, Bytes::new(), watch).await;
+    let report = match &mut tap {
+        Some(tap) => splice_tapped(socket, stream, tap, watch).await,
+        None => splice_tapped(socket, stream, &mut (), watch).await,
+    };
     let (sent, received) = (early + report.sent, report.received);
     let (status, by) = match report.end {
         SpliceEnd::Finished => (Status::Ok, EndedBy::Remote),
@@ -102,7 +106,11 @@ async fn carried(mut socket: TcpStream, path: &Path, relay: &Relay, tally: &Tall
             (status, EndedBy::Remote)
         }
     };
-    Ended { status, by, sent, received }
+    let ended = Ended { status, by, sent, received };
+    if let Some(tap) = tap {
+        tap.ended(&ended);
+    }
+    ended
 }
 
 /// Carries a connection that the agent does not carry through a port-forward of its own, where there may be such a way.

@@ -15,7 +15,7 @@ use super::{
     Path, Relay,
     connection::{Began, Ended},
 };
-use crate::{dial_failure::is_about_dialling, ledger::Tally, output::EndedBy};
+use crate::{dial_failure::is_about_dialling, ledger::Tally, output::EndedBy, trace::FlowTap};
 
 /// The most flows of one listener; the one that was quiet the longest makes room.
 const MAX_FLOWS: usize = 1024;
@@ -158,7 +158,9 @@ impl Flow {
                     return (false, why.status());
                 }
             };
-            let closed = self.exchange(flow, datagram, datagrams, bytes).await;
+            let local = self.socket.local_addr().unwrap_or(self.peer);
+            let mut tap = self.relay.flow_tap(&self.path, self.peer, local, &destination);
+            let closed = self.exchange(flow, datagram, datagrams, bytes, &mut tap).await;
             let Some((FlowClosed { status }, left)) = closed else {
                 return (false, Status::Ok);
             };
@@ -183,11 +185,13 @@ impl Flow {
         first: Bytes,
         datagrams: &mut mpsc::Receiver<Bytes>,
         bytes: &mut Carried<'_>,
+        tap: &mut Option<FlowTap>,
     ) -> Option<(FlowClosed, Option<Bytes>)> {
         if let Err(closed) = flow.send(first.clone()) {
             return Some((closed, Some(first)));
         }
         bytes.sent(&first);
+        tap.iter_mut().for_each(|tap| tap.sent(&first));
         let mut quiet = Instant::now() + QUIET;
         loop {
             tokio::select! {
@@ -197,10 +201,12 @@ impl Flow {
                         return Some((closed, Some(datagram)));
                     }
                     bytes.sent(&datagram);
+                    tap.iter_mut().for_each(|tap| tap.sent(&datagram));
                 }
                 answer = flow.recv() => match answer {
                     Ok(datagram) => {
                         bytes.received(&datagram);
+                        tap.iter_mut().for_each(|tap| tap.received(&datagram));
                         if let Err(error) = self.socket.send_to(&datagram, self.peer).await {
                             tracing::debug!(%error, peer = %self.peer, "answer not delivered");
                         }

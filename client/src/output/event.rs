@@ -58,6 +58,41 @@ pub(super) enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         by: Option<&'a str>,
     },
+    Exchange {
+        target: &'a str,
+        remote_port: u16,
+        peer: String,
+        start: String,
+        version: &'a str,
+        method: &'a str,
+        path: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<u16>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        grpc_status: Option<u32>,
+        seconds: f64,
+        sent: u64,
+        received: u64,
+        end: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reset_code: Option<u32>,
+    },
+    Traffic {
+        target: &'a str,
+        remote_port: u16,
+        protocol: String,
+        peer: String,
+        start: String,
+        kind: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        server_name: Option<&'a str>,
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        alpn: &'a [String],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        skipped: Option<u64>,
+    },
     Note {
         message: &'a str,
     },

@@ -129,6 +129,7 @@ pub(crate) fn start(
         direct,
         output: Arc::clone(&output),
         tasks: tasks.clone(),
+        trace: settings.trace.clone(),
     };
     let held = Held { jobs, supervised, tasks: tasks.clone(), output };
     (supervisor, Way { relay, was_ready, held, account, owner })

@@ -98,6 +98,7 @@ impl Forward {
             direct: direct.clone(),
             output,
             tasks: TaskTracker::new(),
+            trace: None,
         };
         let port = EndpointPort::Number(80);
         let route = Arc::new(Route::Pods(Arc::clone(&follow), port.clone(), AtomicUsize::default()));

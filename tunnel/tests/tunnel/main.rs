@@ -326,7 +326,7 @@ async fn a_tap_sees_what_passes_and_changes_nothing(kind: Kind) {
     let stream = rig.open(port::ECHO).await;
     let spliced = tokio::spawn(async move {
         let mut seen = Seen::default();
-        (splice_tapped(socket, stream, &mut seen).await, seen)
+        (splice_tapped(socket, stream, &mut seen, |_, _| {}).await, seen)
     });
     let sent = content(5, 300_000);
     let (mut read, mut write) = client.split();
