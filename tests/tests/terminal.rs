@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use relay_tests::{CTRL_C, Namespace, Relay, Signal, Terminal, http_get, kubectl_apply};
+use relay_tests::{CTRL_C, Namespace, Relay, Signal, Terminal, http_get, kubectl_apply, wait_until};
 use relay_workload::MARKER;
 
 /// How long a run may take from its start to its end.
@@ -175,4 +175,56 @@ fn a_terminal_sees_what_is_waited_for_until_it_is_there() {
     assert!(shown.contains(&format!("{CLEAR}3 s: waiting for...{CLEAR}")), "{shown:?}");
     let (_, told) = piped(&[&nowhere[..], &healthy[..]].concat());
     assert!(!told.contains("waiting for") && !told.contains('\x1b'), "{told:?}");
+}
+
+/// The lines that stay on a terminal: what was waited for is gone, and so are colours and the echo of a key.
+fn stays(shown: &str) -> String {
+    let pieces = shown.split(CLEAR).filter(|piece| piece.contains('\n'));
+    let text = without_colours(&pieces.collect::<String>()).replace("\r\n", "\n").replace("^C", "");
+    text.split_inclusive('\n').filter(|line| *line != "\n").collect()
+}
+
+#[test]
+fn a_whole_run_says_the_same_in_a_pipe_and_on_any_terminal() {
+    let namespace = namespace();
+    let args = ["-n", namespace.name(), "-l", "127.0.0.1", "svc/hinted", "svc/page", "18142:http"];
+    let note = "note: svc/hinted suggests :http, so that is forwarded\n";
+    // The port of the first is free to be any.
+    let of = |said: &str| {
+        let lines = said.lines().map(|line| match line.strip_prefix("Forwarding from 127.0.0.1:") {
+            Some(rest) if !rest.starts_with("18142 ") => "Forwarding from 127.0.0.1:PORT -> 80".to_owned(),
+            _ => line.to_owned(),
+        });
+        let mut lines: Vec<String> = lines.collect();
+        lines.sort();
+        lines
+    };
+    let expected =
+        of(&format!("{note}Forwarding from 127.0.0.1:1 -> 80\nForwarding from 127.0.0.1:18142 -> 80\n"));
+
+    let relay = Relay::spawn(&args);
+    let lines = [relay.next_line(WHOLE), relay.next_line(WHOLE)].join("\n");
+    let exited = relay.stop(Signal::INT);
+    assert_eq!((exited.code, exited.stderr.as_str()), (Some(0), note));
+    assert_eq!(of(&format!("{note}{lines}\n{}", exited.stdout)), expected);
+
+    let terminals: [(u16, &[(&str, &str)]); 4] = [
+        (80, &[("NO_COLOR", "1")]),
+        (20, &[("LANG", "C"), ("LC_ALL", "C")]),
+        (20, &[("TERM", "dumb")]),
+        (200, &[("NO_COLOR", "1"), ("LANG", "C")]),
+    ];
+    for (columns, environment) in terminals {
+        let mut terminal = Terminal::run_in(columns, environment, &args);
+        wait_until("both forwards are told", WHOLE, || terminal.screen().matches(" -> 80\r\n").count() == 2);
+        assert!(http_get(([127, 0, 0, 1], 18142).into(), "/").unwrap().contains(MARKER));
+        terminal.keys(CTRL_C);
+        let (code, shown) = terminal.end(WHOLE);
+        assert_eq!(code, 0, "{shown:?}");
+        assert_eq!(of(&stays(&shown)), expected, "{columns} {environment:?} {shown:?}");
+        assert!(shown.is_ascii(), "{shown:?}");
+        if environment.contains(&("NO_COLOR", "1")) || environment.contains(&("TERM", "dumb")) {
+            assert!(!shown.replace(CLEAR, "").contains('\x1b'), "{shown:?}");
+        }
+    }
 }

@@ -153,7 +153,7 @@ impl Capture {
             );
             output
                 .warning(&message, Some("the traffic itself is whole; a faster disk or reader misses less"));
-        } else {
+        } else if written > 0 {
             output.note(&format!("--pcap {path} has {written} packets; none is missing"));
         }
     }
