@@ -1,19 +1,24 @@
 //! A user who takes all he can get of a shared agent, and one who wants a little.
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use relay_protocol::Protocol::{Tcp, Udp};
 use relay_protocol::hello::{Secret, SessionId};
-use relay_protocol::session::{Config, Session};
+use relay_protocol::session::{Config, Session as Core};
 use relay_server::settings::{Limits, Settings};
+use relay_tunnel::{ClientConfig, Session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::hostile::ByHand;
 use crate::observe::scrape;
-use crate::session::{client, to};
+use crate::process::Process;
+use crate::session::{Loopback, client, to};
 use crate::support::*;
 
 async fn shared() -> Running {
@@ -101,7 +106,7 @@ async fn downloads_that_nobody_takes_leave_others_alone() {
     });
     // Much credit, and a connection from which nothing is read.
     let config = Config { initial_credit: 1 << 20, ..Config::client() };
-    let session = Session::client(config, SessionId([1; 16]), Secret([2; 32]), std::time::Instant::now());
+    let session = Core::client(config, SessionId([1; 16]), Secret([2; 32]), Instant::now());
     let (mut greedy, _) = ByHand::create(&agent, session).await;
     let mut header = Vec::new();
     to(Tcp, "127.0.0.1", address.port()).encode(&mut header);
@@ -146,4 +151,83 @@ async fn connections_flows_and_dials_without_end_leave_others_alone() {
     let dials = scrape(&agent).await["relay_agent_streams"];
     assert!(dials >= 200.0, "the agent was not tried: {dials}");
     dialling.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+fn at(agent: &Process) -> Loopback {
+    Loopback(SocketAddr::from(([127, 0, 0, 1], agent.port)))
+}
+
+/// What an echo took in the middle of many, and at most in 9 of 10.
+#[derive(Clone, Copy, Debug)]
+struct Latency {
+    p50: Duration,
+    p90: Duration,
+}
+
+/// Echoes, one after the other, each after a pause in which everybody else has time to be in its way.
+async fn echoes(agent: &Process, port: u16) -> Latency {
+    const EXCHANGES: usize = 300;
+    let session = Session::start(&ClientConfig::default(), at(agent)).0;
+    let mut stream = session.open(to(Tcp, "127.0.0.1", port)).await.unwrap();
+    stream.opened().await.unwrap();
+    let mut took = Vec::new();
+    for _ in 0..EXCHANGES {
+        let since = Instant::now();
+        stream.write_all(&[3; 64]).await.unwrap();
+        stream.read_exact(&mut [0; 64]).await.unwrap();
+        took.push(since.elapsed());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    took.sort_unstable();
+    Latency { p50: took[EXCHANGES / 2], p90: took[EXCHANGES * 9 / 10] }
+}
+
+/// Runs `work` beside somebody who has a hundred streams, each of them always busy, on an own thread.
+async fn beside_flood<T>(agent: &Process, work: impl Future<Output = T>) -> T {
+    let agent = at(agent);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (busy, begun) = oneshot::channel();
+    let flood = async move {
+        let target = echo().await;
+        let session = Session::start(&ClientConfig::default(), agent).0;
+        let mut streams = JoinSet::new();
+        for _ in 0..100 {
+            let session = session.clone();
+            let mut stream = session.open(to(Tcp, "127.0.0.1", target.port())).await.unwrap();
+            stream.opened().await.unwrap();
+            streams.spawn(async move {
+                while stream.write_all(&[7; 64]).await.is_ok()
+                    && stream.read_exact(&mut [0; 64]).await.is_ok()
+                {}
+            });
+        }
+        busy.send(()).unwrap();
+        let _ = stopped.await;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let thread = std::thread::spawn(move || runtime.block_on(flood));
+    begun.await.unwrap();
+    let result = work.await;
+    drop(stop);
+    thread.join().unwrap();
+    result
+}
+
+/// What a flood costs the machine it costs through whatever agent: so it is compared with one that goes elsewhere.
+#[tokio::test]
+async fn an_echo_beside_a_flood_takes_what_it_takes_when_the_flood_goes_through_another_agent() {
+    /// As quick as this is quick enough; a thread that is shared with the flood costs several milliseconds.
+    const QUICK: Duration = Duration::from_micros(500);
+    let (agent, elsewhere) = (Process::with("--shared").await, Process::with("--shared").await);
+    let port = echo().await.port();
+    let within = |one: Duration, other: Duration| one <= QUICK.max(other * 2);
+    for _ in 0..6 {
+        let control = beside_flood(&elsewhere, echoes(&agent, port)).await;
+        let got = beside_flood(&agent, echoes(&agent, port)).await;
+        println!("with the flood elsewhere {control:?}, on the same agent {got:?}");
+        if within(got.p50, control.p50) && within(got.p90, control.p90) {
+            return;
+        }
+    }
+    panic!("an echo took more than twice as long, six times");
 }
