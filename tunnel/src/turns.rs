@@ -170,7 +170,7 @@ mod tests {
         // What comes too late is dropped, sooner or later.
         loop {
             let (held, gone) = oneshot::channel::<&str>();
-            turns.run(async move { drop(held.send("run")) }).await;
+            turns.run(async move { assert_eq!(held.send("run"), Ok(())) }).await;
             if gone.await.is_err() {
                 break;
             }
