@@ -196,3 +196,38 @@ fn a_capture_on_stdout_is_nothing_but_that_and_its_reader_may_leave() {
     rustix::process::kill_process(pid, Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn http_2_is_told_with_the_status_of_grpc_and_its_bytes_are_the_same() {
+    let (relay, address) = start(&["deploy/web", ":7015"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) = h2::client::handshake(socket).await.unwrap();
+        let connection = tokio::spawn(connection);
+        for (path, length) in [("/grpc/5", 4), ("/bytes/300000", 300_000)] {
+            sender = sender.ready().await.unwrap();
+            let request = http::Request::post(format!("http://web{path}?token=secret")).body(()).unwrap();
+            let (response, _) = sender.send_request(request, true).unwrap();
+            let mut body = response.await.unwrap().into_body();
+            let mut all = Vec::new();
+            while let Some(data) = body.data().await {
+                let data = data.unwrap();
+                body.flow_control().release_capacity(data.len()).unwrap();
+                all.extend_from_slice(&data);
+            }
+            body.trailers().await.unwrap().expect("trailers");
+            let mut expected = vec![0; length];
+            Pattern::new().fill(&mut expected);
+            assert!(all == expected);
+        }
+        drop(sender);
+        let _ = connection.await;
+    });
+    for expected in
+        ["\"POST /grpc/5?... HTTP/2\" 200 grpc=5 ", "\"POST /bytes/300000?... HTTP/2\" 200 grpc=0 "]
+    {
+        let line = told(&relay);
+        assert!(line.starts_with(&format!("deploy/web 7015 {expected}")) && !line.contains("end="), "{line}");
+    }
+}

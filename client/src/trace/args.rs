@@ -116,6 +116,9 @@ impl TraceArgs {
             output: self.output,
             log_connections: self.log_connections,
             ports_file: self.ports_file,
+            metrics: None,
+            tui: false,
+            plain: false,
             verbosity,
         })?;
         Ok((settings, tracing))

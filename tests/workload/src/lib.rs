@@ -16,6 +16,7 @@
 //! | 7012 | TCP | reset: reads something, then resets the connection |
 //! | 7013 | TCP | never reads; keeps the connection until the peer resets it |
 //! | 7014 | TCP | slow: reads a line `N`, sends `N` bytes, 1 KiB every 100 ms |
+//! | 7015 | HTTP/2 without TLS | `/bytes/N` (up to 1 MiB), `/grpc/N` ends with that status of gRPC |
 //! | 7099 | | nobody listens: for refused connections |
 
 mod pattern;
@@ -47,6 +48,8 @@ pub mod ports {
     pub const NEVER_READ: u16 = 7013;
     /// Sends 1 KiB every 100 ms.
     pub const SLOW: u16 = 7014;
+    /// HTTP/2 without TLS.
+    pub const H2C: u16 = 7015;
     /// Nobody listens here.
     pub const CLOSED: u16 = 7099;
 }

@@ -1,5 +1,6 @@
 //! The test services, in one static program; what listens where is in the library's documentation.
 
+mod h2c;
 mod http;
 mod live;
 mod pause;
@@ -122,6 +123,7 @@ async fn serve(address: IpAddr, ready: bool) -> Result<()> {
         listen(address, ports::RESET, servers::reset),
         listen(address, ports::NEVER_READ, servers::never_read),
         listen(address, ports::SLOW, servers::slow),
+        listen(address, ports::H2C, h2c::serve),
         servers::udp_echo(udp),
     )?;
     Ok(())
