@@ -4,6 +4,7 @@
 
 mod fair;
 mod plain;
+mod smuggling;
 mod socks;
 mod support;
 mod tunnels;
