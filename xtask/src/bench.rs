@@ -6,6 +6,7 @@ mod machine;
 mod measure;
 mod place;
 mod process;
+mod proxy;
 mod report;
 mod rows;
 mod stage;
@@ -167,8 +168,8 @@ fn groups(place: Place, options: &Options) -> Vec<Group> {
         return place.groups().to_vec();
     }
     let chosen = options.only.iter().flat_map(|choice| &choice.0).copied();
-    // How much memory and processor time something needs does not depend on the path.
-    chosen.filter(|group| place == Place::Here || *group != Group::Memory).collect()
+    // How much memory and processor time something needs does not depend on the path; the proxy's rows are of here only.
+    chosen.filter(|group| place == Place::Here || !matches!(group, Group::Memory | Group::Proxy)).collect()
 }
 
 /// The cluster's link, which the bench sets as it needs it; removed with this.
@@ -248,6 +249,12 @@ fn round(
                 results.fail(Group::Memory, running.tool, &error);
             }
         }
+    }
+    // Last: its agent would be taken for the relay's.
+    if groups.contains(&Group::Proxy)
+        && let Err(error) = proxy::measure(bench, plugin, logs, &tools, results)
+    {
+        results.fail(Group::Proxy, Tool::Proxy, &error);
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod bulk;
 mod connections;
 mod echo;
+mod proxy;
 mod udp;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::amount::Amount;
 use super::process;
+pub(super) use proxy::Spoken;
 
 /// What is measured and where.
 #[derive(Debug, Clone, Args)]
@@ -28,6 +30,12 @@ pub(super) struct Options {
     /// The service that `kind` is about.
     #[arg(long)]
     address: SocketAddr,
+    /// A proxy through which the service is reached.
+    #[arg(long, requires = "spoken")]
+    proxy: Option<SocketAddr>,
+    /// What the proxy is spoken to in.
+    #[arg(long, value_enum)]
+    spoken: Option<Spoken>,
     /// The source of the download beside which echoes are timed.
     #[arg(long)]
     source: Option<SocketAddr>,
@@ -46,6 +54,18 @@ pub(super) struct Options {
 }
 
 impl Options {
+    /// The connection of this number to the service.
+    fn connect(&self, number: usize) -> Result<TcpStream> {
+        match (self.proxy, self.spoken) {
+            (Some(proxy), Some(spoken)) => {
+                let mut stream = connect_from(proxy, number)?;
+                spoken.ask(&mut stream, self.address)?;
+                Ok(stream)
+            }
+            _ => connect_from(self.address, number),
+        }
+    }
+
     /// What each of so many streams carries.
     fn amount(&self, streams: usize) -> Amount {
         match self.bytes {

@@ -26,10 +26,10 @@ const CARRIERS: [&str; 3] = ["kube-apiserver", "kubelet", "containerd"];
 /// Sizes and lengths of the measurements.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Effort {
-    bulk: u64,
+    pub(super) bulk: u64,
     round_trips: u32,
-    seconds: f64,
-    connections: u32,
+    pub(super) seconds: f64,
+    pub(super) connections: u32,
     /// The factor for times over a link.
     patience: f64,
 }
@@ -53,7 +53,7 @@ pub(super) struct Bench<'a> {
     pub(super) place: Place,
 }
 
-type Figures = BTreeMap<String, f64>;
+pub(super) type Figures = BTreeMap<String, f64>;
 
 impl Bench<'_> {
     /// Measures one group with one tool.
@@ -123,8 +123,8 @@ impl Bench<'_> {
                 results.add("udp_loss", tool, figure(&found, "loss_percent")?);
                 results.add("udp_duplicates", tool, figure(&found, "duplicates")?);
             }
-            // Looked at before and after the others.
-            Group::Memory => {}
+            // Looked at before and after the others; with a process of its own.
+            Group::Memory | Group::Proxy => {}
         }
         Ok(())
     }
@@ -238,17 +238,17 @@ impl Bench<'_> {
         }
     }
 
-    fn load(&self, tool: Tool, arguments: &[&str]) -> Result<Figures> {
+    pub(super) fn load(&self, tool: Tool, arguments: &[&str]) -> Result<Figures> {
         Load::start(self, tool, arguments)?.figures(self)
     }
 }
 
-fn figure(figures: &Figures, name: &str) -> Result<f64> {
+pub(super) fn figure(figures: &Figures, name: &str) -> Result<f64> {
     figures.get(name).copied().with_context(|| format!("the load gives no {name}"))
 }
 
 /// A running load process; it ends with this.
-struct Load {
+pub(super) struct Load {
     child: Child,
     /// Some loads run until it is closed.
     _stdin: Option<ChildStdin>,
@@ -256,7 +256,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(bench: &Bench<'_>, tool: Tool, arguments: &[&str]) -> Result<Self> {
+    pub(super) fn start(bench: &Bench<'_>, tool: Tool, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["bench", "load"]).args(arguments);
         // Only the node has a way to pods, and who is behind a link.
@@ -285,7 +285,7 @@ impl Load {
     }
 
     /// Waits for the line of figures.
-    fn figures(&mut self, bench: &Bench<'_>) -> Result<Figures> {
+    pub(super) fn figures(&mut self, bench: &Bench<'_>) -> Result<Figures> {
         let end = Instant::now() + LIMIT;
         let line = loop {
             match self.lines.recv_timeout(Duration::from_millis(200)) {

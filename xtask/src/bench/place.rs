@@ -54,6 +54,7 @@ impl Place {
                 G::Connections16,
                 G::Udp,
                 G::Memory,
+                G::Proxy,
             ];
         };
         if link.rate.is_some() {

@@ -175,7 +175,9 @@ pub(super) fn page(facts: &Value, warning: Option<&str>, runs: u32, results: &[R
 const EXPLANATION: &str = "
 *Straight* is plain TCP or UDP from the node to the pod without any tool: the limit. A ratio is `kubectl relay`'s figure
 over `kubectl port-forward`'s. Throughput counts until the last byte has arrived; the end of the stream is a row of its
-own. The target discards or sends bytes without looking at them; that bytes arrive unharmed is what the tests check.
+own. In the proxy's rows `kubectl relay` is `kubectl relay proxy`, and the others make the same connections as elsewhere:
+`kubectl port-forward` with a stream pair for each, as proxies that are built on it do. The target discards or sends bytes
+without looking at them; that bytes arrive unharmed is what the tests check.
 Agent memory is that of its cgroup, kernel buffers included. Processor time is for one stream, per GiB carried.
 
 Over a link, client and load run in a network of their own behind an emulated link (see `docs/cluster.md`), and *straight*

@@ -41,6 +41,8 @@ pub(super) enum Group {
     Udp,
     /// Memory: idle, after load, with 1,000 idle connections.
     Memory,
+    /// Through `kubectl relay proxy`: connections per second, throughput, memory.
+    Proxy,
 }
 
 /// The groups whose names begin with a word: `download` for all three, `download8` for one.
@@ -190,6 +192,15 @@ const ROWS: &[Row] = &[
     row("udp_rate", "UDP echo, 512 bytes, 64 in flight", "1/s", MORE, Goal::Value(15_000.0)),
     row("udp_loss", "UDP echo, loss", "%", LESS, Goal::Value(0.0)),
     row("udp_duplicates", "UDP echo, duplicates", "", LESS, Goal::Value(0.0)),
+    row("proxy_socks5_1", "proxy, SOCKS5: connect + echo + close, one at a time", "1/s", MORE, Goal::None),
+    row("proxy_socks5_16", "proxy, SOCKS5: the same, 16 at once", "1/s", MORE, Goal::None),
+    row("proxy_connect_1", "proxy, HTTP CONNECT: connect + echo + close, one at a time", "1/s", MORE, Goal::None),
+    row("proxy_connect_16", "proxy, HTTP CONNECT: the same, 16 at once", "1/s", MORE, Goal::None),
+    row("proxy_download_8", "proxy, SOCKS5: download, 8 streams", "MiB/s", MORE, Goal::None),
+    row("proxy_upload_8", "proxy, SOCKS5: upload, 8 streams", "MiB/s", MORE, Goal::None),
+    row("proxy_idle", "proxy: client memory, idle", "MiB", LESS, Goal::None),
+    row("proxy_1000", "proxy: client memory, 1,000 idle connections", "MiB", LESS, Goal::None),
+    row("proxy_open_1000", "proxy: time to open those 1,000 in turn", "s", LESS, Goal::None),
     row("download_cpu_client", "download: processor time, client", "s/GiB", LESS, Goal::Ratio(0.35)),
     row("download_cpu_agent", "download: processor time, agent", "s/GiB", LESS, Goal::None),
     row("download_cpu_kube-apiserver", "download: processor time, API server", "s/GiB", LESS, Goal::None),

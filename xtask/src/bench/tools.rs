@@ -23,6 +23,8 @@ pub(super) enum Tool {
     PortForward,
     /// `kubectl relay`.
     Relay,
+    /// `kubectl relay proxy`: not in turns with the others, its figures are the relay's in rows of their own.
+    Proxy,
 }
 
 impl Tool {
@@ -34,6 +36,7 @@ impl Tool {
             Self::Straight => "straight",
             Self::PortForward => "port-forward",
             Self::Relay => "relay",
+            Self::Proxy => "relay proxy",
         }
     }
 }
@@ -71,13 +74,15 @@ impl Client {
 }
 
 /// The target's services as a tool offers them, as `address:port`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Offer {
     pub(super) echo: String,
     pub(super) source: String,
     pub(super) sink: String,
     /// None where the tool cannot carry UDP.
     pub(super) udp: Option<String>,
+    /// Where the tool is a proxy: its own address; the others are what it is asked for.
+    pub(super) proxy: Option<String>,
 }
 
 /// A tool that is ready.
@@ -105,16 +110,17 @@ impl Running {
         logs: &Path,
     ) -> Result<Self> {
         let ports = stage.ports;
+        let at = |port: u16| format!("{}:{port}", stage.pod_ip);
+        let straight = Offer {
+            echo: at(ports.echo),
+            source: at(ports.source),
+            sink: at(ports.sink),
+            udp: Some(at(ports.udp)),
+            proxy: None,
+        };
         let command = match tool {
             Tool::Straight => {
-                let at = |port: u16| format!("{}:{port}", stage.pod_ip);
-                let offer = Offer {
-                    echo: at(ports.echo),
-                    source: at(ports.source),
-                    sink: at(ports.sink),
-                    udp: Some(at(ports.udp)),
-                };
-                return Ok(Self { tool, offer, started_in: None, ready_at: None, child: None });
+                return Ok(Self { tool, offer: straight, started_in: None, ready_at: None, child: None });
             }
             Tool::PortForward => {
                 let mut command = stage.kubectl(&["port-forward", "-n", NAMESPACE, "--address=127.0.0.1"]);
@@ -130,6 +136,12 @@ impl Running {
                 command.arg(format!(":{}@udp", ports.udp));
                 command
             }
+            Tool::Proxy => {
+                let mut command = Command::new(plugin);
+                command.envs(stage.environment.iter().map(|(key, value)| (key, value)));
+                command.args(["-n", NAMESPACE, "proxy", "--listen", "127.0.0.1:0"]);
+                command
+            }
         };
         let mut command = client.run(&command);
         let log =
@@ -140,7 +152,7 @@ impl Running {
         let child = command.spawn().with_context(|| format!("start `{}`", shell::line(&command)))?;
         let mut running = Self {
             tool,
-            offer: Offer { echo: String::new(), source: String::new(), sink: String::new(), udp: None },
+            offer: if tool == Tool::Proxy { straight } else { Offer::default() },
             started_in: None,
             ready_at: None,
             child: Some(child),
@@ -160,7 +172,11 @@ impl Running {
                 let _ = send.send((Instant::now(), line));
             }
         });
-        let mut missing = if self.tool == Tool::Relay { 4 } else { 3 };
+        let mut missing = match self.tool {
+            Tool::Straight | Tool::PortForward => 3,
+            Tool::Relay => 4,
+            Tool::Proxy => 1,
+        };
         while missing > 0 {
             let left = READY_LIMIT.saturating_sub(start.elapsed());
             let (when, line) = match receive.recv_timeout(left) {
@@ -168,6 +184,10 @@ impl Running {
                 Err(mpsc::RecvTimeoutError::Timeout) => bail!("{} is not ready after 60 s", self.tool.name()),
                 Err(mpsc::RecvTimeoutError::Disconnected) => bail!("{} has ended", self.tool.name()),
             };
+            if let Some(rest) = line.strip_prefix("Proxy listening on ") {
+                self.offer.proxy = rest.split(' ').next().map(str::to_owned);
+                return Ok(());
+            }
             let Some((local, remote)) =
                 line.strip_prefix("Forwarding from ").and_then(|rest| rest.split_once(" -> "))
             else {

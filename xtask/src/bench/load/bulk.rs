@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Figures, Options, connect, connect_from};
+use super::{Figures, Options, connect};
 use crate::bench::amount::{Amount, Incoming};
 use crate::bench::report::percentile;
 use crate::bench::scratch;
@@ -87,7 +87,7 @@ fn together(
 ) -> Result<Figures> {
     let mut streams = Vec::new();
     for number in 0..options.streams {
-        streams.push(connect_from(options.address, number)?);
+        streams.push(options.connect(number)?);
     }
     // A tunnel may open the far side of a stream only now: that belongs to connections, not here.
     thread::sleep(Duration::from_millis(100));

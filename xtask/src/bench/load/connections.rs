@@ -1,14 +1,13 @@
 //! Connections as such: how many per second, and many that only stay open.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::{Figures, Options, connect_from};
+use super::{Figures, Options};
 use crate::bench::report::percentile;
 
 /// Connect, echo, close, in `streams` threads: how many per second.
@@ -24,7 +23,7 @@ pub(super) fn rate(options: &Options) -> Result<Figures> {
                 if number >= options.count {
                     break;
                 }
-                once(options.address, number)?;
+                once(options, number)?;
                 done += 1;
             }
             Ok(done)
@@ -43,8 +42,8 @@ pub(super) fn rate(options: &Options) -> Result<Figures> {
     Ok(Figures::from([("per_s", done as f64 / seconds), ("connections", done as f64)]))
 }
 
-fn once(address: SocketAddr, number: usize) -> Result<()> {
-    let mut stream = connect_from(address, number)?;
+fn once(options: &Options, number: usize) -> Result<()> {
+    let mut stream = options.connect(number)?;
     let mut buffer = [7; 64];
     stream.write_all(&buffer)?;
     stream.read_exact(&mut buffer)?;
@@ -56,7 +55,7 @@ pub(super) fn first(options: &Options) -> Result<Figures> {
     let mut times = Vec::with_capacity(options.count);
     for number in 0..options.count {
         let start = Instant::now();
-        once(options.address, number)?;
+        once(options, number)?;
         times.push(start.elapsed().as_secs_f64() * 1e6);
     }
     times.sort_by(f64::total_cmp);
@@ -69,7 +68,7 @@ pub(super) fn hold(options: &Options) -> Result<()> {
     let start = Instant::now();
     let mut held = Vec::with_capacity(options.count);
     for number in 0..options.count {
-        let mut stream = connect_from(options.address, number)?;
+        let mut stream = options.connect(number)?;
         let mut buffer = [7; 64];
         stream.write_all(&buffer)?;
         stream.read_exact(&mut buffer)?;
