@@ -29,6 +29,7 @@ use crate::lane::{Item, Lane};
 use crate::path::Total;
 use crate::pool::{Pool, Share};
 use crate::recv::RecvHalf;
+use crate::rtt::ACK_DELAY;
 use crate::send::SendHalf;
 use crate::slab::{Key, Slab};
 
@@ -58,6 +59,8 @@ impl FlowKey {
 const AHEAD: u64 = 2 * transmit::WHOLE_TURN as u64;
 /// A stream that holds no more than this may use the last eighth of the send pool, in bytes.
 const SMALL: u64 = 4 * 1024;
+/// What may ride along waits so long for a message that goes anyway: as acknowledgements do, so that no timer is set for it.
+const RIDE: Duration = ACK_DELAY;
 
 /// Which end of the session this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -337,6 +340,8 @@ pub struct Session {
     control: VecDeque<StreamKey>,
     /// Streams whose new credit can wait for the next message, which the use of the old one brings about.
     riders: VecDeque<StreamKey>,
+    /// Streams with a few bytes that wait for the next message, and until when; in order.
+    passengers: VecDeque<(Instant, StreamKey)>,
     small: VecDeque<StreamKey>,
     bulk: VecDeque<StreamKey>,
     flow_queue: VecDeque<FlowKey>,
@@ -402,6 +407,7 @@ impl Session {
             data_bytes: 0,
             control: VecDeque::new(),
             riders: VecDeque::new(),
+            passengers: VecDeque::new(),
             small: VecDeque::new(),
             bulk: VecDeque::new(),
             flow_queue: VecDeque::new(),
@@ -507,7 +513,8 @@ impl Session {
         Ok(())
     }
 
-    /// Gives a stream more than the floor at once while there is plenty.
+    /// Gives a stream more than the floor at once while there is plenty. What the peer has begun can wait for a message
+    /// that goes anyway: it has just sent its first bytes.
     fn widen_first_window(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(key.0) else { return };
         let more = self.config.first_window.saturating_sub(stream.recv.window());
@@ -517,7 +524,10 @@ impl Session {
         stream.recv.grow_window(more);
         stream.recv.open_window();
         stream.max_data_due = true;
-        self.queue_control(key);
+        match stream.id {
+            Some(_) => self.riders.push_back(key),
+            None => self.queue_control(key),
+        }
     }
 
     /// How many bytes may be written now. At 0, [`Event::Writable`] follows.
@@ -564,6 +574,29 @@ impl Session {
     /// # Errors
     /// As [`Session::writable`].
     pub fn write(&mut self, key: StreamKey, data: &Bytes) -> Result<usize, Status> {
+        let len = self.keep(key, data)?;
+        if len > 0 {
+            self.queue_data(key);
+        }
+        Ok(len)
+    }
+
+    /// As [`Session::write`], for bytes that mostly have company within two milliseconds: they leave with the next message,
+    /// whatever it is about, and without one after that time. A message costs every process on the way more than what
+    /// is in it.
+    ///
+    /// # Errors
+    /// As [`Session::writable`].
+    pub fn write_riding(&mut self, now: Instant, key: StreamKey, data: &Bytes) -> Result<usize, Status> {
+        let len = self.keep(key, data)?;
+        if len > 0 {
+            self.passengers.push_back((now + RIDE, key));
+        }
+        Ok(len)
+    }
+
+    /// Takes bytes to be sent.
+    fn keep(&mut self, key: StreamKey, data: &Bytes) -> Result<usize, Status> {
         let len = self.writable(key)?.min(data.len());
         if len == 0 {
             return Ok(0);
@@ -581,7 +614,6 @@ impl Session {
         if let Some(stream) = self.streams.get_mut(key.0) {
             stream.send.write(data.slice(..len));
         }
-        self.queue_data(key);
         Ok(len)
     }
 
@@ -893,6 +925,7 @@ impl Session {
         self.end_flows(status);
         self.control.clear();
         self.riders.clear();
+        self.passengers.clear();
         self.small.clear();
         self.bulk.clear();
         self.events.push_back(Event::CanOpen);

@@ -99,13 +99,18 @@ impl TunnelStream {
         self.shared.peek(|session| session.stream_number(self.key))
     }
 
-    /// Tells the client that its target was reached. For the agent, once, before anything is written. Waits while
-    /// other streams hold all memory for what is to be sent.
+    /// Tells the client that its target was reached, together with the target's first bytes where they come soon. For the
+    /// agent, once, before anything is written. Waits while other streams hold all memory for what is to be sent.
     ///
     /// # Errors
     /// The reset that ended the stream.
     pub async fn accept(&self) -> Result<(), StreamReset> {
-        self.send_all(Bytes::from_static(&[Status::Ok as u8])).await
+        let answer = Bytes::from_static(&[Status::Ok as u8]);
+        let send = |state: &mut State, now| state.session.write_riding(now, self.key, &answer);
+        while self.shared.with(send).map_err(|status| StreamReset { status })? == 0 {
+            poll_fn(|cx| self.poll_room(cx)).await?;
+        }
+        Ok(())
     }
 
     /// Queues all of `data`, or as much as there is room for when the future is dropped.

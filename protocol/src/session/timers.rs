@@ -47,12 +47,14 @@ impl Session {
             .into_iter()
             .flatten()
         });
-        lanes.chain(self.dies_at()).min()
+        let ride = self.passengers.front().map(|(until, _)| *until);
+        lanes.chain(self.dies_at()).chain(ride).min()
     }
 
     /// Does what has fallen due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        self.take_passengers(Some(now));
         let (mut dead, mut suspect) = (Vec::new(), Vec::new());
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];

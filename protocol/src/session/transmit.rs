@@ -86,8 +86,11 @@ impl Session {
     /// Whatever was appended counts as sent: if it can't be written in full, the lane must be given up.
     pub fn transmit(&mut self, id: u64, now: Instant, out: &mut Vec<u8>) {
         let start = out.len();
-        self.put_signs_of_life(id, now, out);
         let duty = self.duty(id);
+        if duty.urgent && !self.passengers.is_empty() && self.has_work(id, now) {
+            self.take_passengers(None);
+        }
+        self.put_signs_of_life(id, now, out);
         if duty.urgent {
             self.put_control(id, now, out);
         }
@@ -138,6 +141,16 @@ impl Session {
         } else if close {
             lane.closing = Closing::Sent;
             self.put(id, now, out, &Frame::LaneClose, Item::LaneClose);
+        }
+    }
+
+    /// Queues what waited for a message: all of it, or what waits no longer at this time.
+    pub(super) fn take_passengers(&mut self, now: Option<Instant>) {
+        while let Some(&(until, key)) = self.passengers.front()
+            && now.is_none_or(|now| until <= now)
+        {
+            self.passengers.pop_front();
+            self.queue_data(key);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use relay_protocol::frame::Frame;
 use relay_protocol::session::{Config, Event};
 
@@ -28,6 +29,49 @@ fn an_acknowledgement_waits_two_milliseconds_for_company() {
     pair.give(Client, 1, &acks);
     assert_eq!(pair.client.stats().send_held, 0);
     assert_eq!(pair.take(Client, 1), b"", "an acknowledgement causes none");
+}
+
+#[test]
+fn what_rides_leaves_with_the_next_message_or_after_two_milliseconds() {
+    let answer = Bytes::from_static(b"1");
+    for has_company in [true, false] {
+        let mut pair = Pair::new();
+        pair.open("x");
+        let bytes = pair.take(Client, 1);
+        pair.give(Agent, 1, &bytes);
+        let stream = pair.accepted();
+        assert_eq!(pair.agent.write_riding(pair.now, stream, &answer), Ok(1));
+        assert!(!pair.agent.has_work(1, pair.now), "neither it nor more credit is worth a message");
+        if has_company {
+            pair.write(Agent, stream, "23");
+        } else {
+            assert_eq!(pair.agent.poll_timeout(), Some(pair.now + 2 * MS));
+            pair.pass(2 * MS);
+        }
+        let message = pair.take(Agent, 1);
+        let expected: &[u8] = if has_company { b"123" } else { b"1" };
+        let frames = frames(&message);
+        assert_eq!(frames[0], Frame::Stream { id: 0, offset: 0, fin: false, data: expected });
+        let credit = frames.iter().any(|frame| matches!(frame, Frame::MaxData { id: 0, .. }));
+        assert!(credit && frames.len() == 3, "and the acknowledgement: {frames:?}");
+        pair.pass(2 * MS);
+        assert!(!pair.agent.has_work(1, pair.now));
+    }
+}
+
+#[test]
+fn what_rides_is_not_lost_with_its_lane() {
+    let mut pair = Pair::new();
+    pair.open("x");
+    pair.exchange();
+    let stream = pair.accepted();
+    assert_eq!(pair.agent.write_riding(pair.now, stream, &Bytes::from_static(b"1")), Ok(1));
+    pair.client.lane_lost(1, pair.now);
+    pair.agent.lane_lost(1, pair.now);
+    pair.pass(2 * MS);
+    let lane = pair.add_lane();
+    let message = pair.take(Agent, lane);
+    assert_eq!(frames(&message)[0], Frame::Stream { id: 0, offset: 0, fin: false, data: b"1" });
 }
 
 #[test]
