@@ -2,6 +2,8 @@
 
 use std::io;
 
+#[cfg(unix)]
+use crate::view::TopError;
 use crate::{
     agent::launch::LaunchError,
     cli::settings::UsageError,
@@ -62,6 +64,10 @@ pub enum Error {
     /// Forwards that cannot be shown.
     #[error(transparent)]
     View(#[from] ViewError),
+    /// What another process forwards cannot be shown.
+    #[cfg(unix)]
+    #[error(transparent)]
+    Top(#[from] TopError),
     /// A file that cannot be made.
     #[error(transparent)]
     PortsFile(#[from] PortsFileError),
@@ -123,6 +129,8 @@ impl Error {
             Self::Listen(error) => error.hint(),
             Self::Metrics(error) => error.hint(),
             Self::View(error) => error.hint(),
+            #[cfg(unix)]
+            Self::Top(error) => error.hint(),
             Self::PortsFile(error) => error.hint(),
             Self::Trace(error) => error.hint(),
             Self::Proxy(error) => error.hint(),

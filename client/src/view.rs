@@ -17,7 +17,7 @@ use std::io::{self, IsTerminal};
 use tokio::sync::mpsc;
 
 #[cfg(unix)]
-pub use self::top::{TopError, top};
+pub use self::top::{TopArgs, TopError, top};
 pub use self::{
     model::Model,
     source::{InProcess, Lines, Source, SourceError},

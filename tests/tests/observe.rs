@@ -120,9 +120,9 @@ fn the_view_has_the_terminal_and_gives_it_back() {
         terminal.wait_for("ready", LONG);
         terminal.wait_for(WEB, LONG);
         if ends_by == "SIGTERM" {
-            terminal.signal(Signal::TERM)
+            terminal.signal(Signal::TERM);
         } else {
-            terminal.keys(ends_by)
+            terminal.keys(ends_by);
         }
         let (code, screen) = terminal.end(LONG);
         assert_eq!(code, 0, "{ends_by:?}: {screen}");

@@ -7,6 +7,9 @@ use crate::ledger::{AgentSnapshot, AgentState, ForwardSnapshot, ForwardState, Sn
 /// Names and values of labels; those without a value are left out.
 type Labels<'a> = Vec<(&'static str, String)>;
 
+/// A number of a forward.
+type Number = fn(&ForwardSnapshot) -> u64;
+
 /// Everything, each family with its help and type.
 pub fn render(snapshot: &Snapshot, version: &str) -> String {
     let mut out = Text(String::with_capacity(8_192));
@@ -21,7 +24,7 @@ pub fn render(snapshot: &Snapshot, version: &str) -> String {
 
 fn forwards(out: &mut Text, forwards: &[ForwardSnapshot]) {
     let all: Vec<_> = forwards.iter().map(|forward| (forward, labels(forward))).collect();
-    let counters: [(&str, &str, &str, fn(&ForwardSnapshot) -> u64); 3] = [
+    let numbers: [(&str, &str, &str, Number); 3] = [
         (
             "connections_total",
             "counter",
@@ -38,7 +41,7 @@ fn forwards(out: &mut Text, forwards: &[ForwardSnapshot]) {
             forward.connections.open
         }),
     ];
-    for (name, kind, help, value) in counters {
+    for (name, kind, help, value) in numbers {
         out.family(name, kind, help);
         for (forward, labels) in &all {
             out.sample(name, labels, value(forward));

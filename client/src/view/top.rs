@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Command, Kind, Lines, ViewError, commands, show};
-use crate::output::Output;
+use crate::{error::Error, output::Output, signals::Signals};
 
 /// The number of the protocol that is spoken.
 const PROTOCOL: u64 = 1;
@@ -50,6 +50,29 @@ impl TopError {
     }
 }
 
+/// `kubectl relay top`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TopArgs {
+    /// Line by line on a terminal too, as screen readers like it; so it is in a pipe.
+    #[arg(long)]
+    pub plain: bool,
+}
+
+impl TopArgs {
+    /// Shows what the process at a control socket forwards; gives the exit code. A signal ends it as `q` does.
+    ///
+    /// # Errors
+    /// Where nobody is there, or nothing can be shown.
+    pub async fn run(self, socket: &Path, output: &Output) -> Result<u8, Error> {
+        let mut signals = Signals::new().map_err(|error| Error::System("cannot catch signals", error))?;
+        tokio::select! {
+            shown = top(socket, Kind::of_this_process(self.plain), output) => shown?,
+            _ = signals.next() => {}
+        }
+        Ok(0)
+    }
+}
+
 /// Shows what the process at a control socket forwards, until it is enough or the process ends.
 ///
 /// # Errors
@@ -67,7 +90,7 @@ pub async fn top(socket: &Path, kind: Kind, output: &Output) -> Result<(), TopEr
         while let Some(message) = messages.recv().await {
             output.warning(&message, None);
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         shown = showing => Ok(shown?),

@@ -3,6 +3,7 @@ use std::{fs, path::Path, time::Duration};
 use ratatui::{
     Terminal,
     backend::TestBackend,
+    buffer::Cell,
     crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
 };
 use tokio::time::Instant;
@@ -59,7 +60,7 @@ fn forward(number: u64, seconds: u64) -> ForwardSnapshot {
         connections: Connections { open: number % 4, total: number * 100, failed: number % 3 },
         bytes: Bytes { sent: moved / 10, received: moved },
         latency_millis: Some(1.26),
-        last_error: (number % 3 > 0).then_some(refused),
+        last_error: (!number.is_multiple_of(3)).then_some(refused),
         agent: 100,
     }
 }
@@ -146,7 +147,7 @@ fn a_state_is_a_word_and_a_colour_is_only_its_company() {
     let (coloured, plain) = (draw_with(true), draw_with(false));
     let has_colour = |buffer: &Buffer| buffer.content.iter().any(|cell| cell.fg != Color::Reset);
     assert!(has_colour(&coloured) && !has_colour(&plain));
-    let symbols = |buffer: &Buffer| -> String { buffer.content.iter().map(|cell| cell.symbol()).collect() };
+    let symbols = |buffer: &Buffer| -> String { buffer.content.iter().map(Cell::symbol).collect() };
     assert_eq!(symbols(&coloured), symbols(&plain));
     for state in ForwardState::ALL {
         assert!(symbols(&plain).contains(state.as_str()), "{state:?}");
