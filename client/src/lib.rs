@@ -21,6 +21,7 @@ pub mod output;
 pub mod port;
 pub mod ports_file;
 pub mod proxy;
+pub mod relay_file;
 pub mod run;
 pub mod shared;
 pub mod signals;

@@ -17,6 +17,7 @@ use crate::{
     agent::patch,
     command::CommandLine,
     proxy::{ProxyArgs, ProxyError, ProxySettings},
+    relay_file::Mistake,
     target::{Place, TargetError},
     trace::Tracing,
     view::Kind,
@@ -162,6 +163,12 @@ pub enum UsageError {
     /// A targets file with nothing but comments.
     #[error("{0} holds no target")]
     NoTargets(String),
+    /// A relay.yaml with nothing but groups without forwards.
+    #[error("{0} holds no forward")]
+    NoForwards(String),
+    /// Something in a relay.yaml.
+    #[error(transparent)]
+    RelayFile(#[from] Mistake),
     /// `--address`.
     #[error("\"{0}\" is no address to listen on")]
     Address(String),
@@ -201,7 +208,7 @@ pub enum UsageError {
 
 impl UsageError {
     /// Tells where it is.
-    pub(super) fn at(self, place: Option<&Place>) -> Self {
+    pub(crate) fn at(self, place: Option<&Place>) -> Self {
         match place.cloned() {
             Some(place) => Self::At { place, error: self.into() },
             None => self,
@@ -221,6 +228,10 @@ impl UsageError {
             Self::TargetsFile { .. } => "name a file of text, or - for standard input".into(),
             Self::StdinTwice => "give -f - once".into(),
             Self::NoTargets(_) => "write a target and its ports on a line: svc/web 8080:http".into(),
+            Self::NoForwards(_) => {
+                "write at least one below forwards, for example: - {target: svc/web, ports: 8080:http}".into()
+            }
+            Self::RelayFile(mistake) => mistake.hint(),
             Self::Address(_) => {
                 "give an IP address of this machine, or localhost: --address 127.0.0.1".into()
             }
@@ -364,7 +375,7 @@ fn agent_settings(
     })
 }
 
-pub(super) fn parse_addresses(typed: &[String]) -> Result<Vec<ListenAddress>, UsageError> {
+pub(crate) fn parse_addresses(typed: &[String]) -> Result<Vec<ListenAddress>, UsageError> {
     let mut addresses = Vec::new();
     for text in typed {
         let address = match text.trim() {

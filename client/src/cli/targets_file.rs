@@ -13,7 +13,10 @@ use super::{
     settings::{ListenAddress, UsageError, parse_addresses},
     wanted::Wanted,
 };
-use crate::target::{Place, TargetError, TargetSpec, parse_arguments};
+use crate::{
+    relay_file::{self, RelayFile},
+    target::{Place, TargetError, TargetSpec, parse_arguments},
+};
 
 /// What stands for standard input.
 const STDIN: &str = "-";
@@ -54,7 +57,11 @@ pub(super) fn read(
             (file.display().to_string(), fs::read_to_string(file))
         };
         let text = text.map_err(|source| UsageError::TargetsFile { file: name.clone(), source })?;
-        all.extend(parse(&name, &text, addresses)?);
+        all.extend(if relay_file::is_named_so(file) {
+            RelayFile::parse_for_run(&name, &text, addresses)?
+        } else {
+            parse(&name, &text, addresses)?
+        });
     }
     Ok(all)
 }
