@@ -18,6 +18,7 @@ use crate::{
     shared::SharedError,
     target::Place,
     trace::TraceError,
+    up::told::Told,
     view::ViewError,
 };
 
@@ -92,6 +93,9 @@ pub enum Error {
     /// The agent's Job could not be removed at the end.
     #[error("the agent's Job is left behind: {0}")]
     LeftBehind(ApiError),
+    /// What another process says.
+    #[error(transparent)]
+    Told(#[from] Told),
     /// The system itself.
     #[error("{0}: {1}")]
     System(&'static str, io::Error),
@@ -139,6 +143,7 @@ impl Error {
             Self::Command(error) => error.hint(),
             Self::Shared(error) => error.hint(),
             Self::LeftBehind(error) => format!("the agent ends by itself when it is idle; {}", error.hint()),
+            Self::Told(told) => told.hint.clone(),
             Self::System(..) => "this is not about the cluster: look at the limits of this machine".into(),
         }
     }
@@ -155,6 +160,7 @@ impl Error {
             Self::Proxy(error) => error.exit_code(),
             Self::Command(error) => error.exit_code(),
             Self::Shared(error) => error.exit_code(),
+            Self::Told(told) => told.code,
             _ => 1,
         }
     }

@@ -17,7 +17,9 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::listen::Bound;
 
 use crate::{
     agent::supervisor::Current,
@@ -68,6 +70,16 @@ pub struct Path {
     pub direct: Option<Arc<Pods>>,
     /// Where its connections are counted.
     pub account: Arc<ForwardAccount>,
+    /// Cancelled when the forward is gone while its way goes on: its connections are reset.
+    pub ended: CancellationToken,
+}
+
+/// Takes connections of one socket for ever.
+pub async fn serve(socket: Bound, path: Path, relay: Relay) {
+    match socket {
+        Bound::Tcp(listener) => tcp::serve(listener, path, relay).await,
+        Bound::Udp(socket) => udp::serve(socket, path, relay).await,
+    }
 }
 
 impl Path {
@@ -80,6 +92,7 @@ impl Path {
             remote: forward.remote,
             direct: forward.direct.clone(),
             account,
+            ended: CancellationToken::new(),
         }
     }
 }

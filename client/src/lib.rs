@@ -28,5 +28,6 @@ pub mod signals;
 pub mod target;
 mod terminal;
 pub mod trace;
+pub mod up;
 pub mod version;
 pub mod view;

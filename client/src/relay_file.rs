@@ -113,7 +113,7 @@ impl Mistake {
                 None => format!("it may have {}", known.join(", ")),
             },
             Self::Kind { key, .. } if key == "ports" => "for example ports: [8080:http, 9000]".into(),
-            Self::Kind { .. } => "docs/relay-file.md shows a whole file".into(),
+            Self::Kind { .. } => "docs/up.md shows a whole file".into(),
             Self::Missing("ports") => "for example ports: 8080:http".into(),
             Self::Missing(_) => "for example target: svc/web".into(),
             Self::Name(_) => {

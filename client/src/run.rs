@@ -4,7 +4,7 @@ mod complete;
 pub(crate) mod context;
 mod control;
 pub(crate) mod held;
-mod serving;
+pub(crate) mod serving;
 pub(crate) mod way;
 
 use std::{
@@ -289,7 +289,7 @@ async fn forward_all(
         .map(async |((context, way), supervisor)| {
             let through_it = planned.iter().filter(|planned| std::ptr::eq(planned.way, way));
             let forwards: Vec<_> = through_it.map(|planned| &planned.forward).collect();
-            context.named(way.keep(supervisor, &settings.agent, &forwards).await)
+            context.named(way.keep(supervisor, &settings.agent, || forwards).await)
         })
         .collect();
     tokio::select! {

@@ -43,7 +43,7 @@ use tokio::{
     sync::watch,
     time::timeout,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -184,7 +184,15 @@ fn forwarding_by(route: Route, protocol: Protocol, connect_wait: Duration) -> Fo
     let ledger = Ledger::new();
     let account = ledger.add_forward(about, &ledger.add_agent(None, "dev"));
     let (target, counted) = ("ip/10.0.0.1".into(), Arc::clone(&account));
-    let path = Path { target, route, protocol, remote: 80, direct: None, account: counted };
+    let path = Path {
+        target,
+        route,
+        protocol,
+        remote: 80,
+        direct: None,
+        account: counted,
+        ended: CancellationToken::new(),
+    };
     let loopback = ListenAddress::Ip([127, 0, 0, 1].into());
     let bound = bind(&[loopback], LocalPort::Free, protocol).unwrap().remove(0);
     let local = bound.local_addr().unwrap();

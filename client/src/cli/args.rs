@@ -268,7 +268,8 @@ pub struct PodArgs {
 }
 
 /// kubectl's own flags.
-#[derive(Debug, Clone, Default, ArgGroup)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, ArgGroup, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 #[command(next_help_heading = "kubectl's flags")]
 pub struct ClusterArgs {
     /// The kubeconfig file.

@@ -14,7 +14,13 @@ use crate::{
     run::run,
     shared::AgentVerb,
     trace::{TraceArgs, Tracing},
+    up::{
+        self,
+        args::{AddArgs, BackgroundArgs, DownArgs, LogsArgs, LsArgs, RmArgs, UpArgs},
+        background, client,
+    },
     version::{self, VersionArgs},
+    view::TopArgs,
 };
 
 /// The first word of a command line that forwards nothing. A pod of such a name is reached as `pod/NAME`.
@@ -31,6 +37,23 @@ pub enum Verb {
     Version(VersionArgs),
     /// Print a script that teaches a shell to complete, and tell how `kubectl relay` itself is completed.
     Completion(CompletionArgs),
+    /// Forward what a file says, in the background.
+    Up(UpArgs),
+    /// End forwards of the background, or all of them.
+    Down(DownArgs),
+    /// List the forwards of the background.
+    Ls(LsArgs),
+    /// Watch the forwards of the background: states, connections, bytes, delays.
+    Top(TopArgs),
+    /// Show what the background process has to tell.
+    Logs(LogsArgs),
+    /// Forward one more target in the background.
+    Add(AddArgs),
+    /// End forwards of the background, one by one.
+    Rm(RmArgs),
+    /// The background process itself.
+    #[command(name = client::BACKGROUND, hide = true)]
+    Background(BackgroundArgs),
     /// Check whether forwarding would work here, with a test agent, and say what is in the way.
     Doctor(Box<DoctorArgs>),
 }
@@ -66,6 +89,14 @@ impl Verb {
             }
             Self::Version(args) => version::tell(&args, output),
             Self::Completion(args) => completion::print(&args, output),
+            Self::Up(args) => return client::up(args, cluster, output).await,
+            Self::Down(args) => return client::down(args, output).await,
+            Self::Ls(args) => return client::ls(args, output).await,
+            Self::Logs(args) => return client::logs(args, output).await,
+            Self::Add(args) => return client::add(args, cluster, output).await,
+            Self::Rm(args) => return client::rm(args, output).await,
+            Self::Top(args) => return args.run(&up::socket_path(), output).await,
+            Self::Background(BackgroundArgs {}) => return background::run(output.verbosity()).await,
             Self::Doctor(args) => return doctor::run(*args, cluster, output).await,
         }
         Ok(0)

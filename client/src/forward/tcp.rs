@@ -48,7 +48,13 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 
 async fn carry(socket: TcpStream, peer: SocketAddr, path: Path, relay: Relay) {
     let began = Began::now(peer, &path);
-    let ended = carried(socket, &path, &relay, began.tally()).await;
+    let ended = tokio::select! {
+        ended = carried(socket, &path, &relay, began.tally()) => ended,
+        () = path.ended.cancelled() => {
+            let (sent, received) = began.tally().so_far();
+            Ended { status: Status::Aborted, by: EndedBy::Remote, sent, received }
+        }
+    };
     tracing::debug!(target = %path.target, ?ended, "ended");
     if ended.status != Status::Ok {
         relay.output.stream_ended(&path.target, ended.status, ended.by, ended.sent, ended.received);

@@ -55,7 +55,9 @@ impl About {
 pub struct ForwardAccount {
     id: u64,
     about: About,
-    agent: Arc<AgentAccount>,
+    /// Where it really goes, once it was looked up by whoever added it before.
+    found: Mutex<Option<(u16, Protocol)>>,
+    agent: Mutex<Arc<AgentAccount>>,
     open: AtomicU64,
     total: AtomicU64,
     failed: AtomicU64,
@@ -88,7 +90,8 @@ impl ForwardAccount {
         Self {
             id,
             about,
-            agent,
+            found: Mutex::default(),
+            agent: Mutex::new(agent),
             open: AtomicU64::new(0),
             total: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -107,6 +110,18 @@ impl ForwardAccount {
     /// What does not change about it.
     pub fn about(&self) -> &About {
         &self.about
+    }
+
+    /// Its target was looked up, after it was added.
+    pub fn goes_to(&self, remote_port: u16, protocol: Protocol) {
+        *lock(&self.found) = Some((remote_port, protocol));
+        changed(&self.changes);
+    }
+
+    /// It goes through this agent from now on.
+    pub fn goes_through(&self, agent: &Arc<AgentAccount>) {
+        *lock(&self.agent) = Arc::clone(agent);
+        changed(&self.changes);
     }
 
     /// It listens there, and waits for traffic to flow. Also after it was stopped, or had failed.
@@ -167,7 +182,9 @@ impl ForwardAccount {
     pub fn snapshot(&self) -> ForwardSnapshot {
         let course = lock(&self.course).clone();
         let (state, since, reason) = self.state(&course);
+        let agent = Arc::clone(&lock(&self.agent));
         let About { name, group, context, namespace, target, remote_port, protocol } = self.about.clone();
+        let (remote_port, protocol) = lock(&self.found).unwrap_or((remote_port, protocol));
         ForwardSnapshot {
             id: self.id,
             name,
@@ -187,15 +204,15 @@ impl ForwardAccount {
                 failed: self.failed.load(Relaxed),
             },
             bytes: Bytes { sent: self.sent.load(Relaxed), received: self.received.load(Relaxed) },
-            latency_millis: self.agent.latency_millis(),
+            latency_millis: agent.latency_millis(),
             last_error: course.last_error,
-            agent: self.agent.id(),
+            agent: agent.id(),
         }
     }
 
     /// What its own course and its agent's come to together.
     fn state(&self, course: &Course) -> (ForwardState, Timestamp, Option<String>) {
-        let agent = self.agent.standing();
+        let agent = lock(&self.agent).standing();
         match &course.phase {
             Phase::Stopped => (ForwardState::Stopped, course.since, None),
             Phase::Failed(why) => (ForwardState::Failed, course.since, Some(why.clone())),
@@ -237,6 +254,11 @@ impl Tally {
     /// So many more bytes for the local program.
     pub fn received(&self, more: u64) {
         advance(&self.received, &self.account.received, self.received.load(Relaxed) + more);
+    }
+
+    /// Bytes of the local program so far, and bytes for it.
+    pub fn so_far(&self) -> (u64, u64) {
+        (self.sent.load(Relaxed), self.received.load(Relaxed))
     }
 
     /// It has come to its end. One that the local program reset has not failed.

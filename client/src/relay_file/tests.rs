@@ -91,7 +91,7 @@ fn a_whole_file_is_understood() {
 fn what_is_wrong_is_told_with_its_line_and_what_to_write() {
     let cases = [
         ("", "relay.yaml holds no forward", "write at least one"),
-        ("- svc/a 1", "relay.yaml:1: the file must be a map, not a list", "docs/relay-file.md"),
+        ("- svc/a 1", "relay.yaml:1: the file must be a map, not a list", "docs/up.md"),
         ("forward: []", "relay.yaml:1: the file has no \"forward\"", "did you mean forwards?"),
         ("zzz: []", "relay.yaml:1: the file has no \"zzz\"", "it may have version, defaults"),
         ("version: 2", "relay.yaml:1: version 2 is not known here", "version: 1"),

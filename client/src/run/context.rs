@@ -19,7 +19,7 @@ pub(crate) struct Context {
     /// Looks for a shared agent, while targets are looked up.
     pub(crate) shared: Finder,
     /// Tells which context it is about, if there are several.
-    pub(super) output: Arc<Output>,
+    pub(crate) output: Arc<Output>,
     is_one_of_several: bool,
 }
 

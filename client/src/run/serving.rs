@@ -17,9 +17,8 @@ use crate::{
     direct::DirectError,
     error::Error,
     forward::{
-        Path,
+        self, Path,
         listen::{Bound, ListenError, bind_again},
-        tcp, udp,
     },
     ledger::ForwardAccount,
     output::ForwardLine,
@@ -83,11 +82,7 @@ fn listen(
 ) -> Vec<AbortOnDropHandle<()>> {
     let listen = |socket: Bound| {
         let (path, relay) = (Path::new(forward, Arc::clone(account)), way.relay.clone());
-        let task = match socket {
-            Bound::Tcp(listener) => tokio::spawn(tcp::serve(listener, path, relay)),
-            Bound::Udp(socket) => tokio::spawn(udp::serve(socket, path, relay)),
-        };
-        AbortOnDropHandle::new(task)
+        AbortOnDropHandle::new(tokio::spawn(forward::serve(socket, path, relay)))
     };
     sockets.into_iter().map(listen).collect()
 }
@@ -95,19 +90,24 @@ fn listen(
 pub(super) fn serve(planned: &[Planned<'_>], listeners: Vec<Vec<Bound>>) -> Vec<Serving> {
     let serve_one = |(planned, sockets): (&Planned<'_>, Vec<Bound>)| {
         let Planned { forward, account, .. } = planned;
-        let line = |socket: &Bound| {
-            Some(ForwardLine {
-                local: socket.local_addr().ok()?,
-                remote: forward.remote,
-                protocol: forward.protocol,
-                target: forward.target.clone(),
-            })
-        };
-        let lines: Vec<ForwardLine> = sockets.iter().filter_map(line).collect();
+        let lines = lines(forward, &sockets);
         account.starting(lines.iter().map(|line| line.local).collect());
         Serving { lines, listeners: Mutex::new(listen(planned, sockets)) }
     };
     planned.iter().zip(listeners).map(serve_one).collect()
+}
+
+/// Where a forward listens.
+pub(crate) fn lines(forward: &Forward, sockets: &[Bound]) -> Vec<ForwardLine> {
+    let line = |socket: &Bound| {
+        Some(ForwardLine {
+            local: socket.local_addr().ok()?,
+            remote: forward.remote,
+            protocol: forward.protocol,
+            target: forward.target.clone(),
+        })
+    };
+    sockets.iter().filter_map(line).collect()
 }
 
 /// What a command is told of the forwards.
@@ -121,7 +121,7 @@ pub(super) fn forwarded(planned: &[Planned<'_>], serving: &[Serving]) -> Vec<For
 }
 
 /// Waits until a connection could go somewhere.
-async fn destination(forward: &Forward, way: &Way, limit: Duration) -> Result<(), Error> {
+pub(crate) async fn destination(forward: &Forward, way: &Way, limit: Duration) -> Result<(), Error> {
     let nothing_ready = || {
         let target = forward.target.clone();
         Error::from(ResolveError::NothingReady { target, waited: limit })

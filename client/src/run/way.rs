@@ -1,6 +1,6 @@
 //! A context's way into its cluster: what starts agents, and what local connections need of it.
 
-use std::sync::Arc;
+use std::{borrow::Borrow, sync::Arc};
 
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -49,16 +49,21 @@ impl Way {
     }
 
     /// Keeps the agent and the session, or goes on without, until there is no way at all.
-    pub(crate) async fn keep(
+    pub(crate) async fn keep<F: Borrow<Forward>>(
         &self,
         supervisor: Option<Supervisor>,
         settings: &AgentSettings,
-        forwards: &[&Forward],
+        forwards: impl FnOnce() -> Vec<F>,
     ) -> Error {
         let _guard = self.relay.direct.guard();
         let direct = &self.relay.direct;
         let ends = match supervisor {
-            Some(supervisor) => direct.take_over(settings, supervisor.run().await, forwards),
+            Some(supervisor) => {
+                let error = supervisor.run().await;
+                let forwards = forwards();
+                let forwards: Vec<&Forward> = forwards.iter().map(Borrow::borrow).collect();
+                direct.take_over(settings, error, &forwards)
+            }
             None => {
                 direct.begin();
                 None

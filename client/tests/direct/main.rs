@@ -42,7 +42,10 @@ use tokio::{
     sync::watch,
     time::timeout,
 };
-use tokio_util::{sync::DropGuard, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -122,6 +125,7 @@ impl Forward {
             remote: 80,
             direct: Some(Arc::clone(&pods)),
             account: Arc::clone(&account),
+            ended: CancellationToken::new(),
         };
         let loopback = ListenAddress::Ip([127, 0, 0, 1].into());
         let bound = bind(&[loopback], LocalPort::Free, Protocol::Tcp).unwrap().remove(0);

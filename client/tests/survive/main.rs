@@ -6,6 +6,7 @@ mod cluster;
 mod command;
 mod contexts;
 mod doctor;
+mod up;
 mod websocket;
 
 use std::{
