@@ -19,7 +19,7 @@ use crate::{
     proxy::{ProxyArgs, ProxyError, ProxySettings},
     relay_file::Mistake,
     target::{Place, TargetError},
-    trace::Tracing,
+    trace::{TraceError, Tracing},
     view::Kind,
 };
 
@@ -201,6 +201,9 @@ pub enum UsageError {
     /// The proxy's own flags.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
+    /// What cannot be traced.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// The patch is no patch of a pod template.
     #[error(transparent)]
     Patch(#[from] patch::PatchError),
@@ -240,6 +243,7 @@ impl UsageError {
             Self::PatchFile { .. } => "name a file with a JSON or YAML patch of the pod template".into(),
             Self::Patch(error) => error.hint(),
             Self::Proxy(error) => error.hint(),
+            Self::Trace(error) => error.hint(),
         }
     }
 }

@@ -8,9 +8,8 @@ use super::{TraceError, TraceSettings};
 use crate::{
     cli::{
         args::{AgentArgs, Args, ClusterArgs, ListenArgs, OutputArg, SessionArgs},
-        settings::Settings,
+        settings::{Settings, UsageError},
     },
-    error::Error,
     output::Output,
 };
 
@@ -99,7 +98,11 @@ impl TraceArgs {
     ///
     /// # Errors
     /// The first argument that makes no sense.
-    pub fn settings(self, cluster: ClusterArgs, verbosity: u8) -> Result<(Settings, TraceSettings), Error> {
+    pub fn settings(
+        self,
+        cluster: ClusterArgs,
+        verbosity: u8,
+    ) -> Result<(Settings, TraceSettings), UsageError> {
         if self.is_piped() && !self.command.is_empty() {
             return Err(TraceError::Command.into());
         }
