@@ -104,6 +104,14 @@ fn what_cannot_be_reached_is_told_with_its_code_and_in_time() {
 }
 
 #[test]
+fn a_proxy_without_an_agent_is_refused_with_a_hint() {
+    let exited =
+        Relay::spawn(&["proxy", "-l", "127.0.0.1:0", "--agent-source", "none"]).wait(Duration::from_secs(20));
+    assert_eq!((exited.code, exited.stdout.as_str()), (Some(2), ""), "{}", exited.stderr);
+    assert!(exited.stderr.contains("needs an agent") && exited.stderr.contains("hint:"), "{}", exited.stderr);
+}
+
+#[test]
 fn early_data_half_close_and_resets_pass() {
     let (_relay, proxy) = Relay::start_proxy(&[]);
     for spoken in Spoken::ALL {

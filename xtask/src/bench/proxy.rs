@@ -43,7 +43,7 @@ fn column(way: &Running) -> Tool {
 }
 
 /// The options of a load that goes this way.
-fn through<'a>(way: &'a Running, spoken: Spoken) -> Vec<&'a str> {
+fn through(way: &Running, spoken: Spoken) -> Vec<&str> {
     match &way.offer.proxy {
         Some(proxy) => vec!["--proxy", proxy, "--spoken", spoken.name()],
         None => Vec::new(),
