@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use relay_protocol::Status;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -67,24 +68,11 @@ pub(crate) async fn serve4<D: Dial>(mut client: Client, shared: &Shared<D>) -> i
     if shared.settings.credentials.is_some() {
         return reject4(client.socket, socks4::Reply::WrongUser).await;
     }
-    let tracked = shared.connections.begin(Spoken::Socks4, client.peer, &target);
-    let dialled = tokio::select! {
-        dialled = shared.reach.tcp(&target) => dialled,
-        error = reset(&client.socket) => return Err(error),
+    let answers = Answers {
+        reached: socks4::reply(socks4::Reply::Granted).to_vec(),
+        refused: |_| socks4::reply(socks4::Reply::Rejected).to_vec(),
     };
-    match dialled {
-        Ok((stream, origin)) => {
-            tracked.opened(origin);
-            client.socket.write_all(&socks4::reply(socks4::Reply::Granted)).await?;
-            tracked.ended(stream.carry(client.socket, Bytes::new(), tracked.moved()).await);
-            Ok(())
-        }
-        Err(refused) => {
-            tracked.refused(&refused);
-            drop(tracked);
-            reject4(client.socket, socks4::Reply::Rejected).await
-        }
-    }
+    connect(client, shared, Spoken::Socks4, &target, answers).await
 }
 
 async fn reject4(mut socket: TcpStream, reply: socks4::Reply) -> io::Result<()> {
@@ -104,7 +92,13 @@ pub(crate) async fn serve5<D: Dial>(mut client: Client, shared: &Shared<D>) -> i
         return Ok(());
     }
     match read(&mut client.socket, client.deadline, socks5::request).await {
-        Ok(socks5::Request::Connect(target)) => connect(client, shared, target).await,
+        Ok(socks5::Request::Connect(target)) => {
+            let answers = Answers {
+                reached: socks5::reply(socks5::Reply::Succeeded, NOWHERE),
+                refused: |status| socks5::reply(status.into(), NOWHERE),
+            };
+            connect(client, shared, Spoken::Socks5, &target, answers).await
+        }
         Ok(socks5::Request::Associate(from)) => associate::serve(client, shared, &from).await,
         Err(Failed::Io(error)) => Err(error),
         Err(Failed::Bad(error)) => {
@@ -145,25 +139,39 @@ async fn greet<D: Dial>(client: &mut Client, shared: &Shared<D>) -> io::Result<b
     Ok(accepted)
 }
 
-async fn connect<D: Dial>(mut client: Client, shared: &Shared<D>, target: Target) -> io::Result<()> {
-    let tracked = shared.connections.begin(Spoken::Socks5, client.peer, &target);
+/// What a protocol says after the dial.
+struct Answers {
+    reached: Vec<u8>,
+    refused: fn(Status) -> Vec<u8>,
+}
+
+/// Dials, says what came of it, and carries.
+async fn connect<D: Dial>(
+    mut client: Client,
+    shared: &Shared<D>,
+    spoken: Spoken,
+    target: &Target,
+    answers: Answers,
+) -> io::Result<()> {
+    let tracked = shared.connections.begin(spoken, client.peer, target);
     let dialled = tokio::select! {
-        dialled = shared.reach.tcp(&target) => dialled,
+        dialled = shared.reach.tcp(target) => dialled,
         error = reset(&client.socket) => return Err(error),
     };
     match dialled {
         Ok((stream, origin)) => {
             tracked.opened(origin);
-            client.socket.write_all(&socks5::reply(socks5::Reply::Succeeded, NOWHERE)).await?;
+            client.socket.write_all(&answers.reached).await?;
             tracked.ended(stream.carry(client.socket, Bytes::new(), tracked.moved()).await);
-            Ok(())
         }
         Err(refused) => {
             tracked.refused(&refused);
             drop(tracked);
-            reject5(client.socket, refused.status.into()).await
+            client.socket.write_all(&(answers.refused)(refused.status)).await?;
+            end(client.socket).await;
         }
     }
+    Ok(())
 }
 
 /// The address that the target sees is the cluster's affair.
