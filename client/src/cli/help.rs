@@ -28,6 +28,9 @@ Examples:
   # Targets from a file, one with its ports on each line; -n, -l and --context may stand there too
   kubectl relay -f targets.txt
 
+  # Everything in relay.yaml of this folder, in the background
+  kubectl relay up
+
   # Run a program with a forward: it starts when traffic can flow, and the run ends when it does
   kubectl relay svc/db 5432 -- psql -h 127.0.0.1
 

@@ -134,8 +134,7 @@ async fn ask_or_start(request: &Request, verbosity: u8) -> Result<Answering, Err
 async fn start(verbosity: u8) -> Result<bool, Error> {
     place::prepare()?;
     let cannot = |error| Error::System("cannot start the background process", error);
-    let log =
-        std::fs::OpenOptions::new().append(true).create(true).open(place::log_path()).map_err(cannot)?;
+    let log = super::log::append(&place::log_path()).map_err(cannot)?;
     let program = std::env::current_exe().map_err(cannot)?;
     let mut child = Command::new(program)
         .args([BACKGROUND, &format!("-v={verbosity}")])

@@ -95,7 +95,8 @@ impl Inner {
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
+/// Opens a log to write at its end.
+pub(super) fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 

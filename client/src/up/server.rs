@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use rustix::process::{Uid, geteuid};
+use rustix::process::geteuid;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -307,7 +307,7 @@ impl Server {
 
 /// Nobody but who this process belongs to, not even root: what root wants, it can do as its owner.
 fn is_owner(uid: u32) -> bool {
-    Uid::from_raw(uid) == geteuid()
+    uid == geteuid().as_raw()
 }
 
 /// The way back.

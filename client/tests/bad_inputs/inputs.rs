@@ -107,10 +107,33 @@ kubectl relay svc/web 80 --kubeconfig config
 kubectl relay svc/web 80 --server ftp://example.com
 kubectl relay svc/web 80 --server 'not an address'
 kubectl relay svc/web 80 --server http://127.0.0.1:1
-kubectl relay deploy/web --server http://127.0.0.1:1";
+kubectl relay deploy/web --server http://127.0.0.1:1
+kubectl relay -f not.yaml
+kubectl relay -f unknown-key.yaml
+kubectl relay -f twice.yaml
+kubectl relay -f only-up.yaml
+kubectl relay -f empty.yaml
+kubectl relay up -f /nowhere/relay.yaml
+kubectl relay up --foreground --no-wait
+kubectl relay up --timeout soon
+kubectl relay add svc/web
+kubectl relay add svc/web 80 -l here
+kubectl relay rm
+kubectl relay rm web
+kubectl relay logs
+kubectl relay ls -o xml
+";
 
 /// Names and contents.
 pub(crate) const FILES: &[(&str, &str)] = &[
+    ("not.yaml", "forwards: [svc/web 80\n"),
+    ("unknown-key.yaml", "forwards:\n- target: svc/web\n  port: 80\n"),
+    (
+        "twice.yaml",
+        "forwards:\n- {target: svc/a, ports: 80, name: x}\n- {target: svc/b, ports: 81, name: x}\n",
+    ),
+    ("only-up.yaml", "defaults:\n  lanes: 2\nforwards: [svc/web 80]\n"),
+    ("empty.yaml", "groups:\n  x:\n"),
     ("empty.txt", "# nothing yet\n"),
     ("without-port.txt", "svc/a 1\nsvc/b\n"),
     ("other-flag.txt", "svc/a 1 --lanes 2\n"),

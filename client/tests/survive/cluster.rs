@@ -153,7 +153,6 @@ impl Cluster {
 
     async fn serve(&self, mut stream: TcpStream, cut: &CancellationToken) {
         while let Some(asked) = Asked::read(&mut stream).await {
-            let pods = "/api/v1/namespaces/dev/pods";
             let mood = *self.0.mood.lock().unwrap();
             let token = format!("Bearer {}\r\n", self.0.token.lock().unwrap());
             let answer = match (asked.verb.as_str(), asked.path.as_str()) {
@@ -171,10 +170,10 @@ impl Cluster {
                     Err(None) => return std::future::pending().await,
                 },
                 (_, path) if asked.query.contains("watch=true") => {
-                    let follows = path == pods;
+                    let follows = path.ends_with("/pods");
                     return self.watch(stream, follows, &asked.query).await;
                 }
-                ("GET", path) if path == pods => {
+                ("GET", path) if path.ends_with("/pods") => {
                     let items: Vec<_> = self.matching(&asked.query).into_values().collect();
                     (200, json!({"metadata": {"resourceVersion": "1"}, "items": items}))
                 }
