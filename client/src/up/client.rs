@@ -246,11 +246,12 @@ async fn forward(request: &Request, waiting: &WaitArgs, output: &Output) -> Resu
     };
     let told = timeout(waiting.timeout, telling).await;
     output.waiting_is_over();
-    told.unwrap_or_else(|_| {
-        let message = format!("not every forward is ready after {}", show_duration(waiting.timeout));
-        let hint = "they are still tried; kubectl relay ls tells how they get on, --timeout waits longer";
-        Err(Told::new(message, hint).into())
-    })
+    if let Ok(told) = told {
+        return told;
+    }
+    let message = format!("not every forward is ready after {}", show_duration(waiting.timeout));
+    let hint = "they are still tried; kubectl relay ls tells how they get on, --timeout waits longer";
+    Err(Told::new(message, hint).into())
 }
 
 fn ended() -> Told {
@@ -278,7 +279,11 @@ async fn end(request: &Request, output: &Output) -> Result<u8, Error> {
     output.waiting("ending");
     let Some((line, _)) = ask_there(request).await? else {
         let is_for_all = matches!(request, Request::Down(which) if which.0.is_empty());
-        return if is_for_all { note(output) } else { Err(nobody().into()) };
+        if !is_for_all {
+            return Err(nobody().into());
+        }
+        note(output);
+        return Ok(0);
     };
     let count = match understood(&line) {
         Ok(Answer::Ok(count)) => count,
@@ -301,10 +306,9 @@ async fn end(request: &Request, output: &Output) -> Result<u8, Error> {
     Ok(0)
 }
 
-fn note(output: &Output) -> Result<u8, Error> {
+fn note(output: &Output) {
     output.waiting_is_over();
     output.note("nothing is forwarded in the background");
-    Ok(0)
 }
 
 fn nobody() -> Told {
@@ -331,7 +335,7 @@ pub async fn ls(args: LsArgs, output: &Output) -> Result<u8, Error> {
     let text = listing.show(args.output);
     let is_table = matches!(args.output, super::args::ListFormat::Text | super::args::ListFormat::Wide);
     if is_table && listing.snapshot.forwards.is_empty() {
-        note(output)?;
+        note(output);
     } else if !text.is_empty() {
         output.answer(&text);
     }
@@ -347,7 +351,8 @@ pub async fn ls(args: LsArgs, output: &Output) -> Result<u8, Error> {
 /// See [`Error`].
 pub async fn logs(args: LogsArgs, output: &Output) -> Result<u8, Error> {
     let Some((mut line, mut answering)) = ask_there(&Request::Logs { follow: args.follow }).await? else {
-        return last_log(&place::log_path(), output);
+        last_log(&place::log_path(), output)?;
+        return Ok(0);
     };
     loop {
         match understood(&line) {
@@ -363,15 +368,11 @@ pub async fn logs(args: LogsArgs, output: &Output) -> Result<u8, Error> {
 }
 
 /// What the last process has left behind.
-fn last_log(path: &Path, output: &Output) -> Result<u8, Error> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => {
-            output.answer(text.trim_end());
-            output.note("nothing is forwarded in the background; this is the log of the last time");
-            Ok(0)
-        }
-        Err(_) => Err(nobody().into()),
-    }
+fn last_log(path: &Path, output: &Output) -> Result<(), Told> {
+    let text = std::fs::read_to_string(path).map_err(|_| nobody())?;
+    output.answer(text.trim_end());
+    output.note("nothing is forwarded in the background; this is the log of the last time");
+    Ok(())
 }
 
 /// A line of `watch`, as the process writes it: for whoever shows it.

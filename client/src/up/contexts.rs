@@ -28,9 +28,12 @@ pub(super) struct Opened {
 /// What came of opening, and when.
 type Slot = Arc<tokio::sync::Mutex<Option<(Instant, Result<Opened, Told>)>>>;
 
-/// All of them, by name and means.
+/// A context's name, and the means.
+type Key = (Option<String>, Arc<str>);
+
+/// All of them.
 #[derive(Default)]
-pub(super) struct Contexts(Mutex<HashMap<(Option<String>, Arc<str>), Slot>>);
+pub(super) struct Contexts(Mutex<HashMap<Key, Slot>>);
 
 impl Contexts {
     /// That of a forward.

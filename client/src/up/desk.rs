@@ -89,11 +89,10 @@ fn text_of(path: &Path) -> Result<String, Told> {
 ///
 /// # Errors
 /// As [`Desk::up`].
-pub fn check(request: &UpRequest) -> Result<(), Error> {
+pub fn check(request: &UpRequest) -> Result<(), Told> {
     let text = text_of(&request.file)?;
-    let (file, _) = read(&request.file, &text, &request.cluster, 0)?;
-    check_groups(request, &file)?;
-    Ok(())
+    let (file, _) = read(&request.file, &text, &request.cluster, 0).map_err(Error::from)?;
+    check_groups(request, &file)
 }
 
 fn check_groups(request: &UpRequest, file: &RelayFile) -> Result<(), Told> {
@@ -113,8 +112,8 @@ fn check_groups(request: &UpRequest, file: &RelayFile) -> Result<(), Told> {
 ///
 /// # Errors
 /// As [`Desk::add`].
-pub fn check_words(request: &AddRequest) -> Result<(), Error> {
-    wishes(request, 0)?;
+pub fn check_words(request: &AddRequest) -> Result<(), Told> {
+    wishes(request, 0).map_err(Error::from)?;
     Ok(())
 }
 

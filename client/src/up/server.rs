@@ -11,7 +11,7 @@ use rustix::process::geteuid;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, watch},
+    sync::{Semaphore, broadcast::error::RecvError, watch},
     time::{interval, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -286,8 +286,10 @@ impl Server {
         for line in lines {
             writer.answer(&Answer::Line(line.to_string())).await?;
         }
-        while follow {
-            use tokio::sync::broadcast::error::RecvError;
+        if !follow {
+            return writer.answer(&Answer::Ok(0)).await;
+        }
+        loop {
             let line = tokio::select! {
                 biased;
                 line = new.recv() => line,
