@@ -30,6 +30,7 @@ use kubectl_relay::{
         listen::{Bound, bind},
         tcp, udp,
     },
+    ledger::{About, Ledger},
     output::Output,
     port::LocalPort,
     trace::{TraceSettings, Tracing},
@@ -45,7 +46,7 @@ use tokio::{
     sync::watch,
     time::timeout,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -185,7 +186,25 @@ impl Traced {
         };
         let destination = Destination { address: Address::Ip([10, 0, 0, 1].into()), port };
         let route = Arc::new(Route::Fixed(destination));
-        let path = Path { target: "ip/10.0.0.1".into(), route, protocol, remote: port, direct: None };
+        let about = About {
+            name: None,
+            group: None,
+            context: None,
+            namespace: "dev".into(),
+            target: "ip/10.0.0.1".into(),
+            remote_port: port,
+            protocol,
+        };
+        let ledger = Ledger::new();
+        let path = Path {
+            target: "ip/10.0.0.1".into(),
+            route,
+            protocol,
+            remote: port,
+            direct: None,
+            account: ledger.add_forward(about, &ledger.add_agent(None, "dev")),
+            ended: CancellationToken::new(),
+        };
         let loopback = ListenAddress::Ip([127, 0, 0, 1].into());
         let bound = bind(&[loopback], LocalPort::Free, protocol).unwrap().remove(0);
         let local = bound.local_addr().unwrap();

@@ -581,16 +581,20 @@ impl Session {
         Ok(len)
     }
 
-    /// As [`Session::write`], for bytes that mostly have company within two milliseconds: they leave with the next message,
-    /// whatever it is about, and without one after that time. A message costs every process on the way more than what
-    /// is in it.
+    /// As [`Session::write`], for bytes that mostly have company within two milliseconds where the peer has said something
+    /// that is to be answered: they leave with the next message, whatever it is about, and without one after that time.
+    /// A message costs every process on the way more than what is in it. Where nothing has come that is not read yet, the
+    /// peer may be waiting for just this: then it leaves at once.
     ///
     /// # Errors
     /// As [`Session::writable`].
     pub fn write_riding(&mut self, now: Instant, key: StreamKey, data: &Bytes) -> Result<usize, Status> {
         let len = self.keep(key, data)?;
-        if len > 0 {
+        let is_asked = self.streams.get(key.0).is_some_and(|stream| stream.recv.is_readable());
+        if len > 0 && is_asked {
             self.passengers.push_back((now + RIDE, key));
+        } else if len > 0 {
+            self.queue_data(key);
         }
         Ok(len)
     }

@@ -99,8 +99,8 @@ impl TunnelStream {
         self.shared.peek(|session| session.stream_number(self.key))
     }
 
-    /// Tells the client that its target was reached, together with the target's first bytes where they come soon. For the
-    /// agent, once, before anything is written. Waits while other streams hold all memory for what is to be sent.
+    /// Tells the client that its target was reached; where the client has said something already, together with the target's
+    /// first bytes if they come soon. For the agent, once, before anything is written. Waits while other streams hold all memory for what is to be sent.
     ///
     /// # Errors
     /// The reset that ended the stream.

@@ -60,6 +60,19 @@ fn what_rides_leaves_with_the_next_message_or_after_two_milliseconds() {
 }
 
 #[test]
+fn what_the_peer_may_be_waiting_for_does_not_ride() {
+    let mut pair = Pair::new();
+    pair.open("x");
+    let bytes = pair.take(Client, 1);
+    pair.give(Agent, 1, &bytes);
+    let stream = pair.accepted();
+    assert_eq!(pair.read(Agent, stream).0, "x", "as much as there was to read");
+    assert_eq!(pair.agent.write_riding(pair.now, stream, &Bytes::from_static(b"1")), Ok(1));
+    let message = pair.take(Agent, 1);
+    assert_eq!(frames(&message)[0], Frame::Stream { id: 0, offset: 0, fin: false, data: b"1" });
+}
+
+#[test]
 fn what_rides_is_not_lost_with_its_lane() {
     let mut pair = Pair::new();
     pair.open("x");
