@@ -2,8 +2,6 @@
 
 use std::io;
 
-#[cfg(unix)]
-use crate::view::TopError;
 use crate::{
     agent::launch::LaunchError,
     cli::settings::UsageError,
@@ -18,9 +16,10 @@ use crate::{
     shared::SharedError,
     target::Place,
     trace::TraceError,
-    up::told::Told,
     view::ViewError,
 };
+#[cfg(unix)]
+use crate::{up::told::Told, view::TopError};
 
 /// Why a run ends other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +93,7 @@ pub enum Error {
     #[error("the agent's Job is left behind: {0}")]
     LeftBehind(ApiError),
     /// What another process says.
+    #[cfg(unix)]
     #[error(transparent)]
     Told(#[from] Told),
     /// The system itself.
@@ -143,6 +143,7 @@ impl Error {
             Self::Command(error) => error.hint(),
             Self::Shared(error) => error.hint(),
             Self::LeftBehind(error) => format!("the agent ends by itself when it is idle; {}", error.hint()),
+            #[cfg(unix)]
             Self::Told(told) => told.hint.clone(),
             Self::System(..) => "this is not about the cluster: look at the limits of this machine".into(),
         }
@@ -160,6 +161,7 @@ impl Error {
             Self::Proxy(error) => error.exit_code(),
             Self::Command(error) => error.exit_code(),
             Self::Shared(error) => error.exit_code(),
+            #[cfg(unix)]
             Self::Told(told) => told.code,
             _ => 1,
         }

@@ -28,6 +28,7 @@ pub mod signals;
 pub mod target;
 mod terminal;
 pub mod trace;
+#[cfg(unix)]
 pub mod up;
 pub mod version;
 pub mod view;

@@ -14,12 +14,15 @@ use crate::{
     run::run,
     shared::AgentVerb,
     trace::{TraceArgs, Tracing},
+    version::{self, VersionArgs},
+};
+#[cfg(unix)]
+use crate::{
     up::{
         self,
         args::{AddArgs, BackgroundArgs, DownArgs, LogsArgs, LsArgs, RmArgs, UpArgs},
         background, client,
     },
-    version::{self, VersionArgs},
     view::TopArgs,
 };
 
@@ -38,21 +41,29 @@ pub enum Verb {
     /// Print a script that teaches a shell to complete, and tell how `kubectl relay` itself is completed.
     Completion(CompletionArgs),
     /// Forward what a file says, in the background.
+    #[cfg(unix)]
     Up(UpArgs),
     /// End forwards of the background, or all of them.
+    #[cfg(unix)]
     Down(DownArgs),
     /// List the forwards of the background.
+    #[cfg(unix)]
     Ls(LsArgs),
     /// Watch the forwards of the background: states, connections, bytes, delays.
+    #[cfg(unix)]
     Top(TopArgs),
     /// Show what the background process has to tell.
+    #[cfg(unix)]
     Logs(LogsArgs),
     /// Forward one more target in the background.
+    #[cfg(unix)]
     Add(AddArgs),
     /// End forwards of the background, one by one.
+    #[cfg(unix)]
     Rm(RmArgs),
     /// The background process itself.
     #[command(name = client::BACKGROUND, hide = true)]
+    #[cfg(unix)]
     Background(BackgroundArgs),
     /// Check whether forwarding would work here, with a test agent, and say what is in the way.
     Doctor(Box<DoctorArgs>),
@@ -89,13 +100,21 @@ impl Verb {
             }
             Self::Version(args) => version::tell(&args, output),
             Self::Completion(args) => completion::print(&args, output),
+            #[cfg(unix)]
             Self::Up(args) => return client::up(args, cluster, output).await,
+            #[cfg(unix)]
             Self::Down(args) => return client::down(args, output).await,
+            #[cfg(unix)]
             Self::Ls(args) => return client::ls(args, output).await,
+            #[cfg(unix)]
             Self::Logs(args) => return client::logs(args, output).await,
+            #[cfg(unix)]
             Self::Add(args) => return client::add(args, cluster, output).await,
+            #[cfg(unix)]
             Self::Rm(args) => return client::rm(args, output).await,
+            #[cfg(unix)]
             Self::Top(args) => return args.run(&up::socket_path(), output).await,
+            #[cfg(unix)]
             Self::Background(BackgroundArgs {}) => return background::run(output.verbosity()).await,
             Self::Doctor(args) => return doctor::run(*args, cluster, output).await,
         }

@@ -1,12 +1,8 @@
 //! `--pcap`: a file, or a pipe with somebody at its other end, written from a thread of its own.
 
 use std::{
-    fs::{File, OpenOptions, Permissions},
+    fs::{File, OpenOptions},
     io::{self, BufWriter, IsTerminal, Write},
-    os::{
-        fd::AsFd,
-        unix::fs::{OpenOptionsExt, PermissionsExt},
-    },
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -38,6 +34,7 @@ const BYTES: usize = 16 << 20;
 /// Written at once.
 const BUFFER: usize = 256 << 10;
 /// Only the owner may read what has passed.
+#[cfg(unix)]
 const MODE: u32 = 0o600;
 
 /// Where packets of a forward come from, for the reader.
@@ -174,20 +171,35 @@ fn stdout() -> Result<File, TraceError> {
     if stdout.is_terminal() {
         return Err(TraceError::Terminal);
     }
-    let opened = stdout.as_fd().try_clone_to_owned();
+    #[cfg(unix)]
+    let opened = std::os::fd::AsFd::as_fd(&stdout).try_clone_to_owned();
+    #[cfg(windows)]
+    let opened = std::os::windows::io::AsHandle::as_handle(&stdout).try_clone_to_owned();
     opened.map(File::from).map_err(|source| TraceError::Open { path: "-".into(), source })
 }
 
 fn file(path: &Path) -> Result<File, TraceError> {
-    let open = || {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path)?;
-        if file.metadata()?.is_file() {
-            // It may have been there before.
-            file.set_permissions(Permissions::from_mode(MODE))?;
-        }
-        Ok(file)
+    open(path).map_err(|source| TraceError::Open { path: path.into(), source })
+}
+
+#[cfg(unix)]
+fn open(path: &Path) -> io::Result<File> {
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{OpenOptionsExt, PermissionsExt},
     };
-    open().map_err(|source| TraceError::Open { path: path.into(), source })
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path)?;
+    if file.metadata()?.is_file() {
+        // It may have been there before.
+        file.set_permissions(Permissions::from_mode(MODE))?;
+    }
+    Ok(file)
+}
+
+/// Who may read it is inherited from its folder.
+#[cfg(windows)]
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).open(path)
 }
 
 struct Writer<W: Write> {
