@@ -15,6 +15,9 @@ use relay_tests::{
 use relay_workload::MARKER;
 use serde_json::Value;
 
+/// For what is only a matter of time.
+const LONG: Duration = Duration::from_secs(90);
+
 /// A user's folder: where the background process is found, and the file.
 struct Desk {
     folder: tempfile::TempDir,
@@ -132,6 +135,44 @@ fn a_terminal_closes_and_the_forwards_go_on_until_down() {
     assert!(logs.wait().unwrap().success(), "what follows the log ends with it");
     desk.is_over();
     wait_until("Job and pod are gone", Duration::from_secs(20), || namespace.agents().is_empty());
+}
+
+#[test]
+fn top_shows_what_is_in_the_background_and_stops_and_starts_it() {
+    let _beside = beside_others();
+    let namespace = Namespace::new("top", &[]);
+    let desk = Desk::new();
+    let folder = desk.folder.path().to_str().unwrap().to_owned();
+    let top = |words: &[&str]| Terminal::run_in(100, &[("XDG_RUNTIME_DIR", &folder)], words);
+    let (code, screen) = top(&["top"]).end(LONG);
+    assert_eq!(code, 1, "{screen}");
+    assert!(screen.contains("nothing forwards in the background"), "{screen}");
+
+    desk.write(&format!(
+        "defaults: {{serverNamespace: {}, address: 127.0.0.1}}\nforwards: [svc/web :80]\n",
+        namespace.name()
+    ));
+    desk.fine(&["up"]);
+    let web = desk.local("web");
+    let mut terminal = top(&["top"]);
+    terminal.wait_for("1 of 1 ready", LONG);
+    terminal.wait_for("svc/web", LONG);
+    terminal.keys("s");
+    wait_until("it has stopped", LONG, || desk.forwards()[0]["state"] == "stopped");
+    assert!(http_get(web, "/").is_err());
+    terminal.keys("s");
+    wait_until("it is ready again, where it was", LONG, || http_get(web, "/").is_ok());
+    terminal.keys("q");
+    let (code, screen) = terminal.end(LONG);
+    assert_eq!(code, 0, "{screen}");
+
+    let lines = top(&["top", "--plain"]);
+    lines.wait_for("svc/web:80 on 127.0.0.1:", LONG);
+    // Its end ends whoever looks on.
+    desk.fine(&["down"]);
+    let (code, screen) = lines.end(LONG);
+    assert_eq!(code, 0, "{screen}");
+    desk.is_over();
 }
 
 #[test]
