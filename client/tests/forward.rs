@@ -1,16 +1,21 @@
 //! Local sockets to a session and back, with an agent in the same process.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/captured.rs"]
+mod captured;
+#[path = "support/in_memory.rs"]
+mod in_memory;
+
 use std::{
     convert::Infallible,
-    io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, atomic::AtomicUsize},
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
-use bytes::BytesMut;
+use captured::Captured;
 use http::{Request, Response};
+use in_memory::InMemory;
 use kube::{Api, Client, client::Body, runtime::watcher};
 use kubectl_relay::{
     agent::supervisor::Current,
@@ -36,9 +41,9 @@ use relay_protocol::{
     header::{Address, Protocol},
     pool::Pool,
 };
-use relay_tunnel::{Agent, AgentConfig, ClientConfig, DialError, Dialer, Incoming, Session, State};
+use relay_tunnel::{Agent, AgentConfig, ClientConfig, Incoming, Session, State};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
     sync::watch,
     time::timeout,
@@ -46,24 +51,6 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const SOON: Duration = Duration::from_secs(20);
-
-/// Lanes to an agent in this process.
-struct InMemory(Agent);
-
-impl Dialer for InMemory {
-    type Io = DuplexStream;
-
-    async fn dial(&mut self) -> Result<DuplexStream, DialError> {
-        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
-        let agent = self.0.clone();
-        tokio::spawn(async move {
-            let mut first = BytesMut::new();
-            theirs.read_buf(&mut first).await.unwrap();
-            let _ = agent.serve_lane(theirs, first).await;
-        });
-        Ok(ours)
-    }
-}
 
 /// What the agent is refused at, whatever the port.
 const REFUSES: Address = Address::Ip(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 66)));
@@ -127,8 +114,7 @@ impl Forwarding {
     async fn logged(&self) -> String {
         timeout(SOON, async {
             loop {
-                let text = self.stderr.0.lock().unwrap().clone();
-                let text = String::from_utf8(text).unwrap();
+                let text = self.stderr.text();
                 if let Some(line) = text.lines().find(|line| line.starts_with("connection start=")) {
                     return line[line.find("peer=").unwrap()..].to_owned();
                 }
@@ -137,21 +123,6 @@ impl Forwarding {
         })
         .await
         .unwrap()
-    }
-}
-
-/// stderr that can be read.
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

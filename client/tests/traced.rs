@@ -2,20 +2,21 @@
 //! process.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/captured.rs"]
+mod captured;
+#[path = "support/in_memory.rs"]
+mod in_memory;
+
 use std::{
-    convert::Infallible,
-    fs,
-    io::{self, Write},
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::Path as FilePath,
-    sync::{Arc, Mutex},
-    time::Duration,
+    convert::Infallible, fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path as FilePath,
+    sync::Arc, time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use captured::Captured;
 use etherparse::{SlicedPacket, TransportSlice};
 use http::{HeaderMap, Request, Response};
+use in_memory::InMemory;
 use kube::{Client, client::Body};
 use kubectl_relay::{
     agent::supervisor::Current,
@@ -37,11 +38,9 @@ use kubectl_relay::{
 };
 use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader, traits::PcapReaderIterator as _};
 use relay_protocol::header::{Address, Protocol};
-use relay_tunnel::{
-    Agent, AgentConfig, ClientConfig, DialError, Dialer, Incoming, Session, State, TunnelStream,
-};
+use relay_tunnel::{Agent, AgentConfig, ClientConfig, Incoming, Session, State, TunnelStream};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
     sync::watch,
     time::timeout,
@@ -54,23 +53,6 @@ const SOON: Duration = Duration::from_secs(20);
 const WEB: u16 = 80;
 const GRPC: u16 = 81;
 const ECHO: u16 = 7;
-
-struct InMemory(Agent);
-
-impl Dialer for InMemory {
-    type Io = DuplexStream;
-
-    async fn dial(&mut self) -> Result<DuplexStream, DialError> {
-        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
-        let agent = self.0.clone();
-        tokio::spawn(async move {
-            let mut first = BytesMut::new();
-            theirs.read_buf(&mut first).await.unwrap();
-            let _ = agent.serve_lane(theirs, first).await;
-        });
-        Ok(ours)
-    }
-}
 
 async fn session() -> Session {
     let (agent, mut incoming) = Agent::new(&AgentConfig::default()).unwrap();
@@ -128,26 +110,6 @@ async fn echo(stream: TunnelStream) {
     let (mut read, mut write) = tokio::io::split(stream);
     tokio::io::copy(&mut read, &mut write).await.unwrap();
     write.shutdown().await.unwrap();
-}
-
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Captured {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 struct Traced {

@@ -13,8 +13,8 @@ use kubectl_relay::{
 use serde_json::{Value, json};
 
 use crate::{
+    captured::Captured,
     fake::{Answer, Asked, failure, forbidden, list, server},
-    launch::Captured,
 };
 
 /// What it prints with these flags, each line in one piece and times as `T`; and whether an agent would be started.

@@ -12,8 +12,9 @@ use kubectl_relay::{
 use serde_json::{Value, json};
 
 use crate::{
+    captured::Captured,
     fake::{Answer, Asked, Log, event, forbidden, list},
-    launch::{Captured, launcher_with, waiting},
+    launch::{launcher_with, waiting},
 };
 
 const JOBS: &str = "/apis/batch/v1/namespaces/dev/jobs";

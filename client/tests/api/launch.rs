@@ -1,9 +1,8 @@
 //! The agent's start, and what is said when it does not come about.
 
 use std::{
-    io::Write,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -23,28 +22,8 @@ use kubectl_relay::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::captured::Captured;
 use crate::fake::{Answer, Asked, Log, event, failure, forbidden, list, server};
-
-/// stderr that can be read.
-#[derive(Clone, Default)]
-pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Captured {
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 pub(crate) struct Attempt {
     pub(crate) outcome: Result<Running, LaunchError>,

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod access;
+#[path = "../support/captured.rs"]
+mod captured;
 mod completion;
 mod denied;
 mod doctor;

@@ -5,34 +5,12 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use bytes::BytesMut;
 use kubectl_relay::agent::supervisor::Current;
 use relay_protocol::Status;
-use relay_tunnel::{Agent, AgentConfig, ClientConfig, DialError, Dialer, Incoming, Session, State};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
-    time::timeout,
-};
+use relay_tunnel::{Agent, AgentConfig, ClientConfig, Incoming, Session, State};
+use tokio::{io::AsyncWriteExt, time::timeout};
 
-use crate::{Forward, SOON, is_reset, node::Server, read_to_end};
-
-/// Lanes to an agent in this process.
-struct InMemory(Agent);
-
-impl Dialer for InMemory {
-    type Io = DuplexStream;
-
-    async fn dial(&mut self) -> Result<DuplexStream, DialError> {
-        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
-        let agent = self.0.clone();
-        tokio::spawn(async move {
-            let mut first = BytesMut::new();
-            theirs.read_buf(&mut first).await.unwrap();
-            let _ = agent.serve_lane(theirs, first).await;
-        });
-        Ok(ours)
-    }
-}
+use crate::{Forward, SOON, in_memory::InMemory, is_reset, node::Server, read_to_end};
 
 /// A forward by an agent that is refused everywhere, and how often it was.
 async fn refused_everywhere(server: &Server) -> (Forward, Arc<AtomicUsize>) {

@@ -1,16 +1,21 @@
 //! Local connections through a pod's own port-forward, with an API server and a node in the same process.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../support/captured.rs"]
+mod captured;
+#[path = "../support/in_memory.rs"]
+mod in_memory;
 mod loopback;
 mod node;
 
 use std::{
-    io::{ErrorKind, Write},
+    io::ErrorKind,
     net::SocketAddr,
-    sync::{Arc, Mutex, atomic::AtomicUsize},
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
+use captured::Captured;
 use kube::{Api, runtime::watcher};
 use kubectl_relay::{
     agent::supervisor::Current,
@@ -48,26 +53,6 @@ use tokio_util::{
 };
 
 const SOON: Duration = Duration::from_secs(20);
-
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Captured {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A forward to the server's pod.
 struct Forward {

@@ -2,6 +2,8 @@
 //! credentials, the rights.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../support/captured.rs"]
+mod captured;
 mod cluster;
 mod command;
 mod contexts;
@@ -11,12 +13,12 @@ mod websocket;
 
 use std::{
     fs,
-    io::Write,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use captured::Captured;
 use clap::Parser;
 use cluster::{Away, Cluster, Mood};
 use kubectl_relay::{
@@ -35,26 +37,6 @@ use tokio::{
 };
 
 const SOON: Duration = Duration::from_secs(30);
-
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Captured {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A plugin that runs, with a kubeconfig whose token is in a file.
 struct Plugin {
