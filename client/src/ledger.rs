@@ -8,7 +8,7 @@ mod snapshot;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -21,7 +21,7 @@ pub use self::{
     forward::{About, ForwardAccount, Tally},
     snapshot::{
         AgentOrigin, AgentSnapshot, AgentState, Bytes, Connections, Failure, ForwardSnapshot, ForwardState,
-        Snapshot, VERSION,
+        ProxySnapshot, Snapshot, VERSION,
     },
 };
 
@@ -34,6 +34,8 @@ struct Inner {
     /// Of forwards and agents together: a number is never given twice.
     next: AtomicU64,
     book: Mutex<Book>,
+    /// Looks at the proxy, which counts for itself.
+    proxy: OnceLock<Box<dyn Fn() -> ProxySnapshot + Send + Sync>>,
     changes: watch::Sender<u64>,
 }
 
@@ -49,6 +51,7 @@ impl Default for Ledger {
             started: now(),
             next: AtomicU64::new(1),
             book: Mutex::default(),
+            proxy: OnceLock::new(),
             changes: watch::Sender::new(0),
         }))
     }
@@ -77,6 +80,12 @@ impl Ledger {
         self.book().forwards.insert(id, Arc::clone(&account));
         self.changed();
         account
+    }
+
+    /// Shows the proxy of this process, of which there is one at most; `look` tells how it does.
+    pub fn add_proxy(&self, look: impl Fn() -> ProxySnapshot + Send + Sync + 'static) {
+        let _ = self.0.proxy.set(Box::new(look));
+        self.changed();
     }
 
     /// Shows a forward no more. Its last connections may still be counted, where nobody sees it. False where there is
@@ -115,6 +124,7 @@ impl Ledger {
             started: self.0.started,
             forwards: forwards.iter().map(|forward| forward.snapshot()).collect(),
             agents: agents.iter().map(|agent| agent.snapshot()).collect(),
+            proxy: self.0.proxy.get().map(|look| look()),
         }
     }
 

@@ -254,7 +254,7 @@ async fn forward_all(
     let serving = serve(&planned, listeners);
     let proxying = proxy.zip(contexts.of_proxy).map(|((proxy, listening), context)| {
         let config = &contexts.all[context].config;
-        let serving = Proxying::serve(proxy, listening, ways[context].relay.clone(), config);
+        let serving = Proxying::serve(proxy, listening, ways[context].relay.clone(), config, ledger);
         (serving, &ways[context])
     });
     let not_ready = AtomicUsize::new(planned.len() + usize::from(proxying.is_some()));

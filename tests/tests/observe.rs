@@ -8,7 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use relay_tests::{
-    AGENT_LABEL, Agent, Namespace, Path, Relay, Signal, Terminal, connect, http_get, kubectl, wait_until,
+    AGENT_LABEL, Agent, Namespace, Path, Relay, Signal, Spoken, Terminal, connect, http_get, kubectl,
+    wait_until,
 };
 
 const WEB: &str = "host/web.default.svc.cluster.local";
@@ -98,11 +99,22 @@ fn a_run_through_every_state_tells_events_of_the_schema_and_counts_what_it_carri
 #[test]
 fn a_proxy_and_an_error_tell_events_of_the_schema_too() {
     let namespace = Namespace::new("observe-proxy", &[]);
-    let args = ["proxy", "-o", "json", "--listen", "0", "--dns", "127.0.0.1:0", "-n", namespace.name()];
-    let (relay, began) = (Relay::spawn(&args), Instant::now());
-    for name in ["proxy", "dns"] {
-        relay.wait_event(name, began, LONG, |event| event.value["event"] == name);
+    let listen = ["--listen", "0", "--dns", "127.0.0.1:0", "--metrics", "0"];
+    let args = ["proxy", "-o", "json", "-n", namespace.name()];
+    let (relay, began) = (Relay::spawn(&[&args[..], &listen[..]].concat()), Instant::now());
+    let listens = |name: &str| -> SocketAddr {
+        let told = relay.wait_event(name, began, LONG, |event| event.value["event"] == name);
+        format!("127.0.0.1:{}", told.value["port"]).parse().unwrap()
+    };
+    let (metrics, proxy) = (listens("metrics"), listens("proxy"));
+    listens("dns");
+    for _ in 0..2 {
+        Spoken::Socks5.connect(proxy, "web.default.svc.cluster.local", 80).unwrap();
     }
+    assert!(Spoken::Socks5.connect(proxy, "there-is-none.default.svc.cluster.local", 80).is_err());
+    let page = scrape(metrics);
+    assert_eq!(value(&page, &["proxy_connections_total "]), 3.0);
+    assert_eq!(value(&page, &["proxy_failed_connections_total "]), 1.0);
     assert_eq!(relay.stop(Signal::INT).code, Some(0));
     let relay = Relay::spawn(&["-o", "json", "-n", namespace.name(), "svc/there-is-none", ":80"]);
     relay.wait_event("error", began, LONG, |event| event.value["event"] == "error");

@@ -322,6 +322,7 @@ impl Settings {
     ) -> Result<Self, UsageError> {
         Ok(Self {
             proxy: Some(proxy),
+            metrics: args.metrics,
             command: CommandLine::new(args.command.clone()),
             connect_wait: args.connect_wait,
             json: args.output == OutputArg::Json,

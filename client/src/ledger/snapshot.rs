@@ -23,6 +23,21 @@ pub struct Snapshot {
     pub forwards: Vec<ForwardSnapshot>,
     /// The oldest first.
     pub agents: Vec<AgentSnapshot>,
+    /// The proxy, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub proxy: Option<ProxySnapshot>,
+}
+
+/// A proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxySnapshot {
+    /// Where it listens.
+    pub local: Vec<SocketAddr>,
+    /// Connections and UDP flows that clients asked for; failed are those that there was none for.
+    pub connections: Connections,
+    /// Of all of them.
+    pub bytes: Bytes,
 }
 
 /// A forward.

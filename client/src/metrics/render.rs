@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::ledger::{AgentSnapshot, AgentState, ForwardSnapshot, ForwardState, Snapshot};
+use crate::ledger::{AgentSnapshot, AgentState, ForwardSnapshot, ForwardState, ProxySnapshot, Snapshot};
 
 /// Names and values of labels; those without a value are left out.
 type Labels<'a> = Vec<(&'static str, String)>;
@@ -18,6 +18,9 @@ pub fn render(snapshot: &Snapshot, version: &str) -> String {
     out.family("start_time_seconds", "gauge", "When the run began, in seconds since 1970.");
     out.sample("start_time_seconds", &[], snapshot.started.as_millisecond() as f64 / 1000.0);
     forwards(&mut out, &snapshot.forwards);
+    if let Some(snapshot) = &snapshot.proxy {
+        proxy(&mut out, snapshot);
+    }
     agents(&mut out, &snapshot.agents);
     out.0
 }
@@ -73,6 +76,31 @@ fn labels(forward: &ForwardSnapshot) -> Labels<'_> {
     let optional = [("name", &forward.name), ("group", &forward.group), ("context", &forward.context)];
     labels.extend(optional.into_iter().filter_map(|(label, value)| Some((label, value.clone()?))));
     labels
+}
+
+fn proxy(out: &mut Text, ProxySnapshot { connections, bytes, .. }: &ProxySnapshot) {
+    let numbers = [
+        ("proxy_connections_total", "counter", "What the proxy's clients asked for.", connections.total),
+        (
+            "proxy_failed_connections_total",
+            "counter",
+            "What they asked for, and there was no connection.",
+            connections.failed,
+        ),
+        ("proxy_open_connections", "gauge", "The proxy's connections and UDP flows.", connections.open),
+    ];
+    for (name, kind, help, value) in numbers {
+        out.family(name, kind, help);
+        out.sample(name, &[], value);
+    }
+    out.family(
+        "proxy_bytes_total",
+        "counter",
+        "Bytes that the proxy carried: sent by clients, or received by them.",
+    );
+    for (direction, bytes) in [("sent", bytes.sent), ("received", bytes.received)] {
+        out.sample("proxy_bytes_total", &[("direction", direction.to_owned())], bytes);
+    }
 }
 
 fn agents(out: &mut Text, agents: &[AgentSnapshot]) {

@@ -1,6 +1,6 @@
 //! What was typed behind `kubectl relay proxy`.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args as ArgGroup;
 
@@ -10,6 +10,7 @@ use crate::{
         duration::parse_duration,
         settings::{Settings, UsageError},
     },
+    metrics::parse_listen,
     output::Output,
     proxy::{dns::DnsArgs, pac::PacArgs},
 };
@@ -81,6 +82,10 @@ pub struct ProxyArgs {
     /// Tell of each connection at its end: when, from where, to what, bytes each way, status.
     #[arg(long)]
     pub log_connections: bool,
+
+    /// A page with Prometheus' metrics of the proxy, at http://ADDR:PORT/metrics; port 0 is a free one, and is told; ADDR may be left out.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen)]
+    pub metrics: Option<SocketAddr>,
 
     /// Print what sets a shell's variables once traffic can flow, and nothing else: source <(kubectl relay proxy --print-env).
     #[arg(long, conflicts_with_all = ["output", "command"])]

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use relay_dns::Search;
 use relay_protocol::header::Protocol;
-use relay_proxy::{Proxy, Settings};
+use relay_proxy::{Proxy, Settings, Totals};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,6 +25,7 @@ use crate::{
         Relay,
         listen::{Bound, ListenError, bind},
     },
+    ledger::{Bytes, Connections, Ledger, ProxySnapshot},
     output::Output,
 };
 
@@ -71,6 +72,7 @@ impl Proxying {
         listening: Listening,
         relay: Relay,
         cluster: &ClusterConfig,
+        ledger: &Ledger,
     ) -> Self {
         let mut rules = settings.rules.clone();
         if rules.search.is_empty() {
@@ -96,6 +98,8 @@ impl Proxying {
         };
         let proxy = Proxy::new(TunnelDial(relay), proxy_settings);
         status.watch(proxy.connections());
+        let (local, connections) = (addresses.clone(), Arc::clone(proxy.connections()));
+        ledger.add_proxy(move || accounted(&local, &connections));
         let serve = |listener| AbortOnDropHandle::new(tokio::spawn(proxy.clone().serve(listener)));
         let listeners = listeners.into_iter().map(serve).collect();
         let shell = settings.print_env.then(Shell::of_this_process);
@@ -121,6 +125,17 @@ impl Proxying {
         } else if let Some(first) = self.addresses.first() {
             output.usage(&usage(reachable(*first), self.dns.addresses.first().copied()));
         }
+    }
+}
+
+/// What the ledger tells of it.
+fn accounted(local: &[SocketAddr], connections: &relay_proxy::Connections) -> ProxySnapshot {
+    let Totals { asked, refused, sent, received } = connections.totals();
+    let open = connections.open().len() as u64;
+    ProxySnapshot {
+        local: local.to_vec(),
+        connections: Connections { open, total: asked, failed: refused },
+        bytes: Bytes { sent, received },
     }
 }
 

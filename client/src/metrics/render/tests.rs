@@ -4,7 +4,7 @@ use relay_protocol::{Status, header::Protocol};
 
 use super::*;
 use crate::{
-    ledger::{About, AgentName, AgentOrigin, Ledger},
+    ledger::{About, AgentName, AgentOrigin, Bytes, Connections, Ledger, ProxySnapshot},
     output::{EndedBy, RelayState},
 };
 
@@ -107,6 +107,21 @@ fn an_empty_run_has_families_without_samples() {
     let samples = read(&render(&Ledger::new().snapshot(), "0.1.0"));
     assert_eq!(value(&samples, "kubectl_relay_build_info", &[("version", "0.1.0")]), 1.0);
     assert_eq!(samples.len(), 2);
+}
+
+#[test]
+fn a_proxy_has_families_of_its_own() {
+    let ledger = Ledger::new();
+    let connections = Connections { open: 2, total: 7, failed: 3 };
+    let bytes = Bytes { sent: 11, received: 13 };
+    ledger.add_proxy(move || ProxySnapshot { local: Vec::new(), connections, bytes });
+    let samples = read(&render(&ledger.snapshot(), "0.1.0"));
+    let of = |name: &str, labels| value(&samples, &format!("kubectl_relay_proxy_{name}"), labels);
+    assert_eq!(of("connections_total", &[]), 7.0);
+    assert_eq!(of("failed_connections_total", &[]), 3.0);
+    assert_eq!(of("open_connections", &[]), 2.0);
+    assert_eq!(of("bytes_total", &[("direction", "sent")]), 11.0);
+    assert_eq!(of("bytes_total", &[("direction", "received")]), 13.0);
 }
 
 #[test]

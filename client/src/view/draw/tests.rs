@@ -79,6 +79,7 @@ fn thirty(seconds: u64) -> Snapshot {
         latency_millis: Some(1.26),
     };
     Snapshot {
+        proxy: None,
         version: VERSION,
         pid: 1,
         started: start(),
