@@ -107,12 +107,13 @@ impl Http1 {
                 }
                 Part::Body(body) => {
                     let before = bytes.len();
-                    if body.read(&mut bytes).is_none() {
-                        return Then::Lost("a request's chunks are broken");
-                    }
+                    let is_broken = body.read(&mut bytes).is_none();
                     let is_done = body.is_done();
                     if let Some(last) = self.pending.back_mut() {
                         last.exchange.sent += (before - bytes.len()) as u64;
+                    }
+                    if is_broken {
+                        return Then::Lost("a request's chunks are broken");
                     }
                     if is_done {
                         self.request_is_whole();
@@ -171,12 +172,13 @@ impl Http1 {
                     Err(bad) => return self.bad(bad),
                 },
                 Part::Body(body) => {
-                    if body.read(&mut bytes).is_none() {
-                        return Then::Lost("an answer's chunks are broken");
-                    }
+                    let is_broken = body.read(&mut bytes).is_none();
                     let is_done = body.is_done();
                     if let Some(first) = self.pending.front_mut() {
                         first.exchange.received += (before - bytes.len()) as u64;
+                    }
+                    if is_broken {
+                        return Then::Lost("an answer's chunks are broken");
                     }
                     if is_done {
                         let then = self.answer_is_whole(at, done);

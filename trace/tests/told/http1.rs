@@ -125,9 +125,17 @@ fn conversations() -> Vec<(Vec<Said<'static>>, Vec<&'static str>)> {
             vec![C(b"GET / HTTP/1.1\r\nContent-Length: 3, 3\r\n\r\nabc"), S(b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n")],
             vec!["HTTP/1.1 GET / - sent=43 received=0 Cut", "lost: a Content-Length that is none"],
         ),
+        // As far as it was read, whatever the pieces.
+        (
+            vec![
+                C(b"GET / HTTP/1.1\r\n\r\n"),
+                S(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n"),
+            ],
+            vec!["HTTP/1.1 GET / 200 sent=18 received=58 Cut", "lost: an answer's chunks are broken"],
+        ),
         (
             vec![C(b"GET / HTTP/1.1\r\n\r\n"), S(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")],
-            vec!["HTTP/1.1 GET / 200 sent=18 received=47 Cut", "lost: an answer's chunks are broken"],
+            vec!["HTTP/1.1 GET / 200 sent=18 received=48 Cut", "lost: an answer's chunks are broken"],
         ),
         (
             vec![C(b"GET / HTTP/1.1\r\n\r\n"), S(b"HTTP/1.1 101 Surprise\r\n\r\n")],
