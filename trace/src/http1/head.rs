@@ -82,29 +82,33 @@ impl Head {
     }
 
     fn first_line(&mut self, text: &[u8], ends: bool) -> Result<(), Bad> {
-        if self.first.len() + text.len() > FIRST_LINE {
-            return Err(Bad::Unclear("a first line of more than 16 KiB"));
-        }
-        self.first.extend_from_slice(text);
-        if ends {
-            if self.first.last() == Some(&b'\r') {
-                self.first.pop();
-            }
-            if self.first.is_empty() {
-                // Blank lines before a head are passed over.
-                self.bytes = 0;
-                return Ok(());
-            }
-            self.has_first = true;
+        let room = (FIRST_LINE - self.first.len()).min(text.len());
+        self.first.extend_from_slice(&text[..room]);
+        let is_too_long = room < text.len();
+        let ends = ends && !is_too_long;
+        if ends && matches!(self.first.as_slice(), b"" | b"\r") {
+            // Blank lines before a head are passed over.
+            self.first.clear();
+            self.bytes = 0;
+            return Ok(());
         }
         let line = self.first.strip_suffix(b"\r").unwrap_or(&self.first);
+        // What is whole has to pass as its beginnings have, or it would matter in which pieces it came.
         let can_be = match self.side {
-            Side::Client if ends => request_line(line).is_some(),
-            Side::Client => can_be_request(line),
-            Side::Server if ends => status_line(line).is_some(),
-            Side::Server => line.iter().zip(b"HTTP/1.").all(|(byte, wanted)| byte == wanted),
+            Side::Client => can_be_request(line) && (!ends || request_line(line).is_some()),
+            Side::Server => can_be_answer(line) && (!ends || status_line(line).is_some()),
         };
-        if can_be { Ok(()) } else { Err(Bad::NotHttp) }
+        if !can_be {
+            return Err(Bad::NotHttp);
+        }
+        if is_too_long {
+            return Err(Bad::Unclear("a first line of more than 16 KiB"));
+        }
+        if ends {
+            self.first.truncate(line.len());
+            self.has_first = true;
+        }
+        Ok(())
     }
 
     /// True at the blank line that ends the head.
@@ -185,6 +189,11 @@ fn can_be_request(begin: &[u8]) -> bool {
     let method = &begin[..end.unwrap_or(begin.len())];
     let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     method.len() <= METHOD && end != Some(0) && method.iter().all(is_letter)
+}
+
+/// Whether an answer can begin so.
+fn can_be_answer(begin: &[u8]) -> bool {
+    begin.iter().zip(b"HTTP/1.").all(|(byte, wanted)| byte == wanted)
 }
 
 /// Digits, or the same digits several times with commas.
