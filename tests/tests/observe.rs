@@ -30,7 +30,8 @@ fn scrape(address: SocketAddr) -> String {
 
 /// The value of a sample whose line holds all of these.
 fn value(page: &str, parts: &[&str]) -> f64 {
-    let line = page.lines().find(|line| parts.iter().all(|part| line.contains(part)));
+    let line =
+        page.lines().find(|line| !line.starts_with('#') && parts.iter().all(|part| line.contains(part)));
     let line = line.unwrap_or_else(|| panic!("no {parts:?} in:\n{page}"));
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -56,6 +57,7 @@ struct Unit {
     wish: Arc<Wish>,
     account: Arc<ForwardAccount>,
     progress: watch::Sender<Progress>,
+    listened: Arc<Mutex<Vec<SocketAddr>>>,
     task: Option<AbortOnDropHandle<()>>,
 }
 
@@ -130,7 +132,7 @@ impl Engine {
         let account = ledger.add_forward(about, &nowhere);
         let id = account.id();
         let progress = watch::Sender::new(Progress::Starting);
-        let mut unit = Unit { wish: Arc::new(wish), account, progress, task: None };
+        let mut unit = Unit { wish: Arc::new(wish), account, progress, listened: Arc::default(), task: None };
         unit.task = Some(self.begin(&unit));
         units.insert(id, unit);
         id
@@ -144,6 +146,7 @@ impl Engine {
             account: Arc::clone(&unit.account),
             progress: unit.progress.clone(),
             shared: Arc::clone(&self.0.shared),
+            listened: Arc::clone(&unit.listened),
         };
         AbortOnDropHandle::new(tokio::spawn(again_and_again(forwarding)))
     }

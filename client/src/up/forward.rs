@@ -1,6 +1,10 @@
 //! One forward from its lookup to its failure.
 
-use std::{future::pending, net::SocketAddr, sync::Arc};
+use std::{
+    future::pending,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -13,10 +17,11 @@ use crate::{
     error::Error,
     forward::{
         Path,
-        listen::{Bound, bind},
+        listen::{Bound, ListenError, bind, bind_again},
         serve,
     },
     ledger::ForwardAccount,
+    port::LocalPort,
     run::{serving::destination, serving::lines},
 };
 
@@ -39,6 +44,8 @@ pub(super) struct Forwarding {
     pub(super) account: Arc<ForwardAccount>,
     pub(super) progress: tokio::sync::watch::Sender<Progress>,
     pub(super) shared: Arc<Shared>,
+    /// Where it listened the last time: a free port stays its own, as long as nobody else takes it.
+    pub(super) listened: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 impl Forwarding {
@@ -80,9 +87,19 @@ impl Forwarding {
         if let Some(note) = &forward.note {
             self.shared.output.note(note);
         }
-        let bound = bind(&wanted.addresses, forward.local, forward.protocol);
-        let bound = bound.map_err(|error| at_place(Error::from(error)))?;
+        let bound = self.bound(&forward).map_err(|error| at_place(Error::from(error)))?;
         self.forwarded(bound, Arc::new(forward), &opened).await
+    }
+
+    fn bound(&self, forward: &Forward) -> Result<Vec<Bound>, ListenError> {
+        let before = self.listened.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if matches!(forward.local, LocalPort::Free)
+            && !before.is_empty()
+            && let Ok(bound) = bind_again(&before, forward.protocol)
+        {
+            return Ok(bound);
+        }
+        bind(&self.wish.wanted.addresses, forward.local, forward.protocol)
     }
 
     async fn forwarded(
@@ -96,7 +113,9 @@ impl Forwarding {
         self.account.goes_to(forward.remote, forward.protocol);
         self.account.goes_through(&way.account);
         let lines = lines(&forward, &bound);
-        self.account.starting(lines.iter().map(|line| line.local).collect());
+        let listened: Vec<SocketAddr> = lines.iter().map(|line| line.local).collect();
+        self.listened.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&listened);
+        self.account.starting(listened.clone());
 
         let ended = CancellationToken::new();
         let path = Path { ended: ended.clone(), ..Path::new(&forward, Arc::clone(&self.account)) };
@@ -118,7 +137,7 @@ impl Forwarding {
             for line in &lines {
                 self.shared.output.forwarding(line);
             }
-            self.progress.send_replace(Progress::Ready(lines.iter().map(|line| line.local).collect()));
+            self.progress.send_replace(Progress::Ready(listened));
             let reason = forward.route.gone().await;
             Error::from(crate::cluster::resolve::ResolveError::Gone(reason)).at(forward.place.as_ref())
         };
