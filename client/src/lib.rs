@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+#[cfg(test)]
+#[path = "../tests/support/captured.rs"]
+mod captured;
 pub mod cli;
 pub mod cluster;
 pub mod command;

@@ -487,32 +487,10 @@ fn clock(time: Timestamp) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::Arc;
-
     use relay_protocol::header::Address;
 
     use super::*;
-
-    /// A sink that can be read.
-    #[derive(Clone, Default)]
-    pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
-
-    impl Captured {
-        pub(crate) fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-        }
-    }
-
-    impl Write for Captured {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    pub(crate) use crate::captured::Captured;
 
     pub(crate) fn captured(json: bool) -> (Output, Captured, Captured) {
         let (out, err) = (Captured::default(), Captured::default());

@@ -17,7 +17,7 @@ use relay_trace::{
     flow::{Ends, Plan, Way},
     pcapng,
 };
-use tokio::{sync::oneshot, time::timeout};
+use tokio::sync::oneshot;
 
 use super::{
     error::TraceError,
@@ -124,12 +124,7 @@ impl Capture {
 
     /// Waits until all is written, but not for ever, and tells what is missing.
     pub(super) async fn finish(&self, output: &Output, limit: Duration) {
-        self.queue.close();
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let is_late = match ended {
-            Some(ended) => timeout(limit, ended).await.is_err(),
-            None => false,
-        };
+        let is_late = !self.queue.ends_within(limit, &self.ended).await;
         let path = self.path.display();
         if is_late {
             let message = format!("--pcap {path} ends in the middle: whoever reads it was not done in time");

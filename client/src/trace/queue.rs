@@ -1,10 +1,15 @@
 //! From the threads that move bytes to one that may have to wait: what does not fit is not taken.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
-    mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+    },
+    time::Duration,
 };
+
+use tokio::{sync::oneshot, time::timeout};
 
 /// The end that never waits.
 #[derive(Debug)]
@@ -49,6 +54,20 @@ impl<T> Queue<T> {
     /// Takes nothing more; what waits is still to be had.
     pub(super) fn close(&self) {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Closes it and waits for its reader's end, which `ended` tells of once; false where that takes too long.
+    pub(super) async fn ends_within(
+        &self,
+        limit: Duration,
+        ended: &Mutex<Option<oneshot::Receiver<()>>>,
+    ) -> bool {
+        self.close();
+        let ended = ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match ended {
+            Some(ended) => timeout(limit, ended).await.is_ok(),
+            None => true,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::sync::oneshot;
 
 use super::{
     queue::{Outlet, Queue, queue},
@@ -60,12 +60,7 @@ impl Telling {
     }
 
     pub(super) async fn finish(&self, output: &Output, limit: Duration) {
-        self.queue.close();
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let is_late = match ended {
-            Some(ended) => timeout(limit, ended).await.is_err(),
-            None => false,
-        };
+        let is_late = !self.queue.ends_within(limit, &self.ended).await;
         let untold = self.untold.load(Ordering::Relaxed);
         // Whoever does not read will not read that either.
         if untold > 0 && !is_late {

@@ -12,7 +12,7 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, broadcast::error::RecvError, watch},
-    time::{interval, timeout},
+    time::timeout,
 };
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +25,7 @@ use super::{
     render,
     told::Told,
 };
+use crate::view::{InProcess, Source};
 
 /// A request takes this long to be written at most.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,8 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const UNREAD: Duration = Duration::from_secs(30);
 /// Connections at once; more wait.
 const CONNECTIONS: usize = 64;
-/// Between two lines of `watch`.
-const WATCHED: Duration = Duration::from_secs(1);
 
 /// What answers need. Cheap to clone.
 #[derive(Clone)]
@@ -264,20 +263,15 @@ impl Server {
     }
 
     async fn watch(&self, writer: &mut Writer) -> io::Result<()> {
-        let mut changes = self.engine.ledger().changes();
-        let mut every = interval(WATCHED);
+        let mut source = InProcess::new(self.engine.ledger().clone());
         loop {
-            let snapshot = serde_json::to_string(&self.engine.snapshot())?;
-            writer.line(&snapshot).await?;
-            changes.mark_unchanged();
-            tokio::select! {
-                _ = every.tick() => {}
-                Ok(()) = changes.changed() => {
-                    // Changes come in flocks.
-                    tokio::time::sleep(WATCHED / 10).await;
-                }
+            let snapshot = tokio::select! {
+                biased;
+                snapshot = source.next() => snapshot.map_err(io::Error::other)?,
                 () = self.ended() => return Ok(()),
-            }
+            };
+            let Some(snapshot) = snapshot else { return Ok(()) };
+            writer.line(&serde_json::to_string(&snapshot)?).await?;
         }
     }
 
