@@ -145,7 +145,7 @@ impl<'a> Attempt<'a> {
                 Some(PodState::Waiting(trouble)) => troubles.extend(trouble),
                 _ => {}
             }
-            for trouble in troubles {
+            for trouble in troubles.into_iter().map(|trouble| launcher.advised(trouble)) {
                 if trouble.fatal || trouble.other.is_some_and(|other| until.contains(&other)) {
                     return Err(LaunchError::Trouble(trouble));
                 }

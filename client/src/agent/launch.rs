@@ -302,6 +302,16 @@ impl Launcher {
         }
     }
 
+    /// The same trouble, with what would help if this plugin carried an agent.
+    pub(super) fn advised(&self, mut trouble: Trouble) -> Trouble {
+        let is_alone = self.settings.source == AgentSource::Auto && self.embedded.is_empty();
+        if is_alone && trouble.other == Some(Other::Image) {
+            trouble.hint += "; this plugin carries no agent to start instead: `cargo xtask plugin` builds one that \
+                             does, and --agent-source none goes without";
+        }
+        trouble
+    }
+
     /// Tries each image with each processor's program until the cluster has both. Which processor its nodes have is
     /// seen by the scheduler, so that nobody needs a right to look at nodes.
     async fn start_embedded(&self, images: &[Borrowed], avoid: Option<&str>) -> Result<Running, LaunchError> {

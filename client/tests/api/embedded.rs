@@ -297,13 +297,16 @@ async fn a_plugin_without_an_agent_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_plugin_without_an_agent_waits_for_the_image_by_default() {
+async fn a_plugin_without_an_agent_waits_for_the_image_by_default_and_says_what_it_lacks() {
     let (answer, created) = cluster(nothing_is_pulled);
     let (launcher, err, _) = launcher_with(&[], answer);
     let error = launcher.launch(None).await.err().unwrap();
     assert!(matches!(error, LaunchError::TimedOut { .. }), "{error}");
     assert_eq!(jobs_in(&created).len(), 1);
     assert!(err.text().starts_with("warning: the image "), "{}", err.text());
+    let lacks = "this plugin carries no agent to start instead: `cargo xtask plugin` builds one that does";
+    assert_eq!(err.text().matches(lacks).count(), 1, "{}", err.text());
+    assert!(error.hint().contains(lacks), "{}", error.hint());
 }
 
 #[tokio::test]
