@@ -23,7 +23,7 @@ const HELPER: &str = "kubectl_complete-relay";
 const INSTALLATION: &str = "\
 # This script completes `kubectl-relay`. For `kubectl relay`, kubectl's own completion asks a helper on the PATH, which is
 # this program under another name:
-#   ln -s \"$(command -v kubectl-relay)\" ~/.local/bin/kubectl_complete-relay
+#   ln -s kubectl-relay \"$(dirname \"$(command -v kubectl-relay)\")/kubectl_complete-relay\"
 # (where there are no links, a copy does). Names and ports then come from the cluster.";
 
 /// What `kubectl relay completion` takes.
