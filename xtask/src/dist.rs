@@ -9,6 +9,7 @@ mod elf;
 #[cfg(test)]
 mod install_page;
 mod licences;
+mod macho;
 mod manual;
 mod oci;
 mod packages;

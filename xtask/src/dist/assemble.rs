@@ -11,7 +11,7 @@ use super::licences::{self, Part};
 use super::platform::Platform;
 use super::template::{self, Values};
 use super::toolchain::Zig;
-use super::{deb, elf, manual, oci, packages, sbom};
+use super::{deb, elf, macho, manual, oci, packages, sbom};
 use crate::archive::{Entry, gzip, tar, zip};
 use crate::image::{self, sha256};
 use crate::plugin::Processor;
@@ -68,10 +68,12 @@ pub(crate) fn assemble(
 
 fn check(title: &str, program: &[u8], platform: Platform) -> Result<()> {
     within(&format!("plugin for {title}"), program.len(), PLUGIN)?;
-    if platform.os() == "linux" {
-        elf::check_static(program, platform.arch()).with_context(|| format!("the plugin for {title}"))?;
-    }
-    Ok(())
+    let checked = match platform.os() {
+        "linux" => elf::check_static(program, platform.arch()),
+        "darwin" => macho::check(program, platform.arch()),
+        _ => Ok(()),
+    };
+    checked.with_context(|| format!("the plugin for {title}"))
 }
 
 fn within(title: &str, size: usize, limit: usize) -> Result<()> {
@@ -103,11 +105,13 @@ fn image(workspace: &Workspace, zig: &Zig, release: &Release) -> Result<(String,
 /// Licences: ours, those of the packages linked, and that of Rust's library as it comes with the compiler.
 fn texts(workspace: &Workspace, zig: &Zig, programs: &[&str], platform: Platform) -> Result<Vec<Entry>> {
     let ours = read(&workspace.source.join("LICENSE"))?;
-    let mut parts = vec![Part { name: "musl, the C library".into(), text: zig.text("libc/musl/COPYRIGHT")? }];
+    let part = |name: &str, path| Ok::<_, anyhow::Error>(Part { name: name.into(), text: zig.text(path)? });
+    let mut parts = vec![part("musl, the C library", "lib/libc/musl/COPYRIGHT")?];
     if platform.os() == "windows" {
-        parts.push(Part { name: "MinGW-w64, the C library".into(), text: zig.text("libc/mingw/COPYING")? });
+        parts.push(part("MinGW-w64, the C library", "lib/libc/mingw/COPYING")?);
     }
-    parts.push(Part { name: "LLVM's libunwind".into(), text: zig.text("libunwind/LICENSE.TXT")? });
+    parts.push(part("LLVM's libunwind", "lib/libunwind/LICENSE.TXT")?);
+    parts.push(part("Zig's own part of the C library, and its compiler-rt", "LICENSE")?);
     let packages = packages::linked(workspace, programs, platform.target())?;
     let others = licences::texts(&packages, &parts, &String::from_utf8_lossy(&ours))?;
     let library = read(&Path::new(&build::sysroot()?).join("share/doc/rust/COPYRIGHT-library.html"))?;

@@ -43,11 +43,11 @@ impl Zig {
         Ok(Self { programs })
     }
 
-    /// A text that comes with Zig's libraries.
+    /// A text that comes with Zig.
     pub(crate) fn text(&self, path: &str) -> Result<String> {
         let libraries = self.programs.with_file_name("lib");
         for entry in fs::read_dir(&libraries).with_context(|| format!("read {}", libraries.display()))? {
-            let file = entry?.path().join("site-packages/ziglang/lib").join(path);
+            let file = entry?.path().join("site-packages/ziglang").join(path);
             if file.is_file() {
                 return fs::read_to_string(&file).with_context(|| format!("read {}", file.display()));
             }
