@@ -1,12 +1,12 @@
 //! What a session costs by itself: two ends in memory, one lane, no I/O and no real time.
-//! `cargo bench --package relay-protocol --profile fast` runs it.
+//! `cargo bench --package relay-protocol --profile fast` runs it; `cargo xtask count` counts instructions.
 
 #![allow(clippy::expect_used, reason = "a benchmark that fails here should panic")]
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use relay_microbench::Cases;
 use relay_protocol::hello::{Instance, Secret, SessionId};
 use relay_protocol::session::{Config, Event, Read, Session, StreamKey};
 
@@ -67,54 +67,52 @@ fn carry(from: &mut Session, to: &mut Session, lane: u64, now: Instant, wire: &m
 }
 
 /// One mebibyte from client to agent, read in full.
-fn bulk(criterion: &mut Criterion) {
+fn bulk(cases: &mut Cases) {
     const BYTES: usize = 1 << 20;
     let (mut pair, ours, theirs) = Pair::new();
     let data = Bytes::from(vec![7; PIECE]);
-    let mut group = criterion.benchmark_group("session");
-    group.throughput(Throughput::Bytes(BYTES as u64));
-    group.bench_function("bulk", |bencher| {
-        bencher.iter(|| {
-            let (mut left, mut missing) = (BYTES, BYTES);
-            while missing > 0 {
-                while left > 0 {
-                    let piece = data.slice(..left.min(PIECE));
-                    match pair.client.write(ours, &piece).expect("an open stream") {
-                        0 => break,
-                        written => left -= written,
-                    }
+    cases.case("session/bulk", Some(BYTES as u64), || {
+        let (mut left, mut missing) = (BYTES, BYTES);
+        while missing > 0 {
+            while left > 0 {
+                let piece = data.slice(..left.min(PIECE));
+                match pair.client.write(ours, &piece).expect("an open stream") {
+                    0 => break,
+                    written => left -= written,
                 }
-                pair.turn();
-                while let Read::Data(read) = pair.agent.read(pair.now, theirs, PIECE) {
-                    missing -= read.len();
-                }
-                while pair.client.poll_event().is_some() || pair.agent.poll_event().is_some() {}
             }
-        });
+            pair.turn();
+            while let Read::Data(read) = pair.agent.read(pair.now, theirs, PIECE) {
+                missing -= read.len();
+            }
+            while pair.client.poll_event().is_some() || pair.agent.poll_event().is_some() {}
+        }
     });
 }
 
 /// 64 bytes there and 64 bytes back.
-fn echo(criterion: &mut Criterion) {
+fn echo(cases: &mut Cases) {
     let (mut pair, ours, theirs) = Pair::new();
     let data = Bytes::from_static(&[7; 64]);
-    criterion.bench_function("session/echo", |bencher| {
-        bencher.iter(|| {
-            pair.client.write(ours, &data).expect("an open stream");
-            pair.turn();
-            while let Read::Data(read) = pair.agent.read(pair.now, theirs, PIECE) {
-                pair.agent.write(theirs, &read).expect("an open stream");
-            }
-            pair.turn();
-            let mut missing = data.len();
-            while let Read::Data(read) = pair.client.read(pair.now, ours, PIECE) {
-                missing -= read.len();
-            }
-            assert_eq!(missing, 0);
-            while pair.client.poll_event().is_some() || pair.agent.poll_event().is_some() {}
-        });
+    cases.case("session/echo", None, || {
+        pair.client.write(ours, &data).expect("an open stream");
+        pair.turn();
+        while let Read::Data(read) = pair.agent.read(pair.now, theirs, PIECE) {
+            pair.agent.write(theirs, &read).expect("an open stream");
+        }
+        pair.turn();
+        let mut missing = data.len();
+        while let Read::Data(read) = pair.client.read(pair.now, ours, PIECE) {
+            missing -= read.len();
+        }
+        assert_eq!(missing, 0);
+        while pair.client.poll_event().is_some() || pair.agent.poll_event().is_some() {}
     });
 }
 
-criterion_group!(benches, bulk, echo);
-criterion_main!(benches);
+fn main() {
+    relay_microbench::main(|cases| {
+        bulk(cases);
+        echo(cases);
+    });
+}

@@ -1,14 +1,14 @@
 //! What one header and one frame cost, both ways. `cargo bench --package relay-protocol --profile fast` runs it in a while;
-//! without the profile the build takes minutes, and the figures are those of a release.
+//! without the profile the build takes minutes, and the figures are those of a release. `cargo xtask count` counts instructions.
 
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use relay_microbench::Cases;
 use relay_protocol::frame::Frame;
 use relay_protocol::{Address, Header, HostName, Protocol};
 use uuid::Uuid;
 
-fn headers(criterion: &mut Criterion) {
+fn headers(cases: &mut Cases) {
     let Ok(name) = HostName::new("web.default.svc.cluster.local") else { return };
     let addresses = [("ip", Address::Ip([10, 96, 0, 10].into())), ("name", Address::Host(name))];
     for (kind, address) in addresses {
@@ -16,19 +16,16 @@ fn headers(criterion: &mut Criterion) {
             Header { request_id: Uuid::from_bytes([7; 16]), protocol: Protocol::Tcp, port: 443, address };
         let mut bytes = Vec::new();
         header.encode(&mut bytes);
-        let mut group = criterion.benchmark_group(format!("header/{kind}"));
-        group.bench_function("decode", |bencher| bencher.iter(|| Header::decode(black_box(&bytes))));
+        cases.case(&format!("header/{kind}/decode"), None, || Header::decode(black_box(&bytes)));
         let mut out = Vec::with_capacity(bytes.len());
-        group.bench_function("encode", |bencher| {
-            bencher.iter(|| {
-                out.clear();
-                black_box(&header).encode(&mut out);
-            });
+        cases.case(&format!("header/{kind}/encode"), None, || {
+            out.clear();
+            black_box(&header).encode(&mut out);
         });
     }
 }
 
-fn frames(criterion: &mut Criterion) {
+fn frames(cases: &mut Cases) {
     let data = vec![7; 32 * 1024];
     let frames = [
         ("stream-64", Frame::Stream { id: 8, offset: 1 << 33, fin: false, data: &data[..64] }),
@@ -39,18 +36,19 @@ fn frames(criterion: &mut Criterion) {
     for (kind, frame) in frames {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes);
-        let mut group = criterion.benchmark_group(format!("frame/{kind}"));
-        group.throughput(Throughput::Bytes(bytes.len() as u64));
-        group.bench_function("decode", |bencher| bencher.iter(|| Frame::decode(black_box(&bytes)).is_ok()));
+        let length = Some(bytes.len() as u64);
+        cases.case(&format!("frame/{kind}/decode"), length, || Frame::decode(black_box(&bytes)).is_ok());
         let mut out = Vec::with_capacity(bytes.len());
-        group.bench_function("encode", |bencher| {
-            bencher.iter(|| {
-                out.clear();
-                black_box(&frame).encode(&mut out);
-            });
+        cases.case(&format!("frame/{kind}/encode"), length, || {
+            out.clear();
+            black_box(&frame).encode(&mut out);
         });
     }
 }
 
-criterion_group!(benches, headers, frames);
-criterion_main!(benches);
+fn main() {
+    relay_microbench::main(|cases| {
+        headers(cases);
+        frames(cases);
+    });
+}

@@ -1,11 +1,11 @@
 //! What framing costs per payload: SPDY, WebSocket with SPDY inside, and the older WebSocket channels.
-//! `cargo bench --package relay-transport --profile fast` runs it.
+//! `cargo bench --package relay-transport --profile fast` runs it; `cargo xtask count` counts instructions.
 
 #![allow(clippy::expect_used, reason = "a benchmark that fails here should panic")]
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use relay_microbench::Cases;
 use relay_transport::framing::{Event, Inbound, MAX_OVERHEAD, Negotiated, Outbound};
 use relay_transport::spdy;
 
@@ -18,27 +18,22 @@ const SIZES: [usize; 3] = [64, 1024, 32 * 1024];
 const PORT: u16 = 80;
 
 /// Payloads to messages, masked where they are.
-fn outbound(criterion: &mut Criterion) {
+fn outbound(cases: &mut Cases) {
     for (kind, negotiated) in KINDS {
-        let mut group = criterion.benchmark_group(format!("{kind}/out"));
         for size in SIZES {
             let payload = vec![7; size];
             let mut target = vec![0; size + MAX_OVERHEAD];
             let mut outbound = Outbound::new(negotiated);
-            group.throughput(Throughput::Bytes(size as u64));
-            group.bench_with_input(BenchmarkId::from_parameter(size), &payload, |bencher, payload| {
-                bencher.iter(|| {
-                    outbound.data(std::iter::once(&payload[..]), size, &mut target).expect("random bytes")
-                });
+            cases.case(&format!("{kind}/out/{size}"), Some(size as u64), || {
+                outbound.data(std::iter::once(&payload[..]), size, &mut target).expect("random bytes")
             });
         }
     }
 }
 
 /// A server's messages to payloads.
-fn inbound(criterion: &mut Criterion) {
+fn inbound(cases: &mut Cases) {
     for (kind, negotiated) in KINDS {
-        let mut group = criterion.benchmark_group(format!("{kind}/in"));
         for size in SIZES {
             let message = server_message(negotiated, size);
             let mut inbound = Inbound::new(negotiated, PORT);
@@ -49,9 +44,8 @@ fn inbound(criterion: &mut Criterion) {
                     decode(&mut inbound, &[0x82, 3, channel, port[0], port[1]]);
                 }
             }
-            group.throughput(Throughput::Bytes(size as u64));
-            group.bench_with_input(BenchmarkId::from_parameter(size), &message, |bencher, message| {
-                bencher.iter(|| assert_eq!(decode(&mut inbound, black_box(message)), size));
+            cases.case(&format!("{kind}/in/{size}"), Some(size as u64), || {
+                assert_eq!(decode(&mut inbound, black_box(&message)), size);
             });
         }
     }
@@ -92,5 +86,9 @@ fn server_message(negotiated: Negotiated, size: usize) -> Vec<u8> {
     message
 }
 
-criterion_group!(benches, outbound, inbound);
-criterion_main!(benches);
+fn main() {
+    relay_microbench::main(|cases| {
+        outbound(cases);
+        inbound(cases);
+    });
+}

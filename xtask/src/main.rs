@@ -3,6 +3,7 @@
 mod archive;
 mod bench;
 mod cluster;
+mod count;
 mod demo;
 mod dist;
 mod docs;
@@ -43,6 +44,8 @@ enum Command {
     Demo(demo::Options),
     /// Figures beside those of `kubectl port-forward`, on a real cluster.
     Bench(bench::Options),
+    /// Instructions that small pieces of code take: header, frames, session, framing (valgrind).
+    Count(count::Options),
 }
 
 fn main() -> ExitCode {
@@ -68,5 +71,6 @@ fn run(command: Command) -> Result<()> {
         Command::Test(options) => test::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Count(options) => count::run(&options),
     }
 }
