@@ -3,6 +3,7 @@
 mod amount;
 mod load;
 mod machine;
+mod many;
 mod measure;
 mod place;
 mod process;
@@ -10,6 +11,8 @@ mod proxy;
 mod report;
 mod rows;
 mod stage;
+mod start;
+mod store;
 mod target;
 mod tools;
 
@@ -29,7 +32,7 @@ use crate::test::{Runner, build_plugin};
 use crate::{cluster, image, paths};
 use machine::Machine;
 use measure::{Bench, Effort};
-use place::Place;
+use place::{Place, Places};
 use report::Results;
 use rows::{Choice, Group};
 use stage::Stage;
@@ -39,6 +42,10 @@ const NAME: &str = "relay-bench";
 
 /// Options of `cargo xtask bench`.
 #[derive(Args)]
+#[command(after_help = "\
+On the machine itself 5 runs take about 20 minutes, and one run over all links that have goals about as long. What was
+measured in full, without --quick and --only, replaces its section of docs/performance.md; the others stay as they
+were: so the links can be measured at another time. The machine should have nothing else to do.")]
 pub(crate) struct Options {
     #[command(subcommand)]
     role: Option<Role>,
@@ -51,10 +58,10 @@ pub(crate) struct Options {
     /// Only these rows: download for all that begin so, download8 for one kind.
     #[arg(long, visible_alias = "rows", value_name = "ROWS", value_delimiter = ',')]
     only: Vec<Choice>,
-    /// Where the client stands: here, or behind a link such as 80ms, 20ms/1% or 20ms/50mbit/4q
-    /// [default: here and all links that have goals].
-    #[arg(long, value_name = "LINK", value_delimiter = ',')]
-    link: Vec<Place>,
+    /// Where the client stands: here, or behind a link such as 80ms, 20ms/1% or 20ms/50mbit/4q; goals stands for all
+    /// links that have goals, grid for 0, 20 and 80 ms with 0, 1 and 3 % loss.
+    #[arg(long, value_name = "LINK", value_delimiter = ',', default_value = "here")]
+    link: Vec<Places>,
     /// The cluster; if it is not running it is started, and removed afterwards.
     #[arg(long, default_value = NAME)]
     name: String,
@@ -111,8 +118,11 @@ fn on_cluster(name: &str, plugin: &Path, runner: &Runner, options: &Options) -> 
     }
     let runs = options.runs.unwrap_or(if options.quick { 3 } else { 5 });
     let effort = if options.quick { Effort::QUICK } else { Effort::FULL };
-    let places = if options.link.is_empty() { Place::all()? } else { options.link.clone() };
+    let places: Vec<Place> = options.link.iter().flat_map(|places| &places.0).copied().collect();
     let mut link = Link::new(name);
+    if places.iter().any(|place| groups(*place, options).contains(&Group::Start)) {
+        stage.install_shared(plugin)?;
+    }
     let mut facts = machine.facts;
     if places.iter().any(|place| *place != Place::Here) {
         let place = Place::Behind(LinkSettings::default());
@@ -146,7 +156,9 @@ fn on_cluster(name: &str, plugin: &Path, runner: &Runner, options: &Options) -> 
             format!("{commit} (but not built from it in this run: {})", brought.join(" and ")).into();
     }
     facts["load_average_after"] = machine::load_average().into();
-    let page = report::page(&facts, warning.as_deref(), runs, &results);
+    let sections: Vec<_> =
+        results.iter().map(|results| report::section(results, &facts, warning.as_deref(), runs)).collect();
+    let page = report::page(&facts, &sections);
     println!("{page}");
     let all: Vec<_> = results.iter().map(Results::json).collect();
     let json = serde_json::json!({ "machine": facts, "warning": warning, "runs": runs, "links": all });
@@ -154,10 +166,14 @@ fn on_cluster(name: &str, plugin: &Path, runner: &Runner, options: &Options) -> 
     fs::write(&file, serde_json::to_string_pretty(&json)?)?;
     fs::write(folder.join("bench.md"), &page)?;
     say(format!("written: {} and bench.md beside it", file.display()));
-    if !options.quick && options.only.is_empty() && options.link.is_empty() {
-        let place = paths::root().join("docs/performance.md");
-        fs::write(&place, &page)?;
-        say(format!("written: {}", place.display()));
+    if !options.quick && options.only.is_empty() {
+        let store = store::Store::new(&folder)?;
+        for (place, section) in places.iter().zip(&sections) {
+            store.keep(*place, section)?;
+        }
+        let published = paths::root().join("docs/performance.md");
+        fs::write(&published, report::page(&facts, &store.sections()?))?;
+        say(format!("written: {}", published.display()));
     }
     Ok(())
 }
@@ -212,6 +228,11 @@ fn round(
     groups: &[Group],
     results: &mut Results,
 ) -> Result<()> {
+    if groups.contains(&Group::Start)
+        && let Err(error) = start::measure(bench, plugin, logs, number, results)
+    {
+        results.fail(Group::Start, Tool::Relay, &error);
+    }
     let mut order = Tool::ALL;
     order.rotate_left(number % Tool::ALL.len());
     let mut tools = Vec::new();
@@ -250,11 +271,15 @@ fn round(
             }
         }
     }
-    // Last: its agent would be taken for the relay's.
     if groups.contains(&Group::Proxy)
         && let Err(error) = proxy::measure(bench, plugin, logs, &tools, results)
     {
         results.fail(Group::Proxy, Tool::Proxy, &error);
+    }
+    if groups.contains(&Group::Many) {
+        let straight = tools.iter().find(|running| running.tool == Tool::Straight);
+        // Their processes are of no use any more, and would be in the way.
+        many::measure(bench, plugin, logs, straight, results);
     }
     Ok(())
 }

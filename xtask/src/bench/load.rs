@@ -88,8 +88,15 @@ pub(super) enum Kind {
     End,
     /// Connect, echo, close.
     Connections,
-    /// Connections that stay open until standard input ends.
+    /// Connections that stay open until standard input ends, opened `streams` at a time.
     Hold,
+    /// Round trips of 64 bytes on all connections at once, back to back.
+    Busy,
+    /// `count` connections that ask for as many bytes as there are and read none, until standard input ends.
+    Stuck,
+    /// In `streams` threads, until standard input ends: connect, `count` round trips of 64 bytes, close, and again, whatever
+    /// fails.
+    Again,
     /// New connections, one after the other: from connecting to the first answer.
     First,
     /// Datagrams of 512 bytes, 64 in flight.
@@ -114,6 +121,9 @@ pub(super) fn run(options: &Options) -> Result<()> {
         Kind::End => bulk::end(options)?,
         Kind::Connections => connections::rate(options)?,
         Kind::Hold => return connections::hold(options),
+        Kind::Busy => echo::on_all(options)?,
+        Kind::Stuck => return connections::stuck(options),
+        Kind::Again => return connections::again(options),
         Kind::First => connections::first(options)?,
         Kind::Udp => udp::echo(options)?,
         Kind::UdpPaced => udp::paced(options)?,
@@ -123,6 +133,8 @@ pub(super) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// A thread per stream must be cheap: there may be ten thousand.
+const STACK: usize = 128 * 1024;
 /// A silence that long is an answer: the measurement fails.
 const SILENCE: Duration = Duration::from_secs(100);
 

@@ -30,17 +30,31 @@ pub(super) struct Effort {
     round_trips: u32,
     pub(super) seconds: f64,
     pub(super) connections: u32,
+    /// Agents that are started anew, of each kind.
+    pub(super) starts: usize,
     /// The factor for times over a link.
     patience: f64,
 }
 
 impl Effort {
     /// For figures to be published.
-    pub(super) const FULL: Self =
-        Self { bulk: 512 * MIB, round_trips: 5000, seconds: 2.0, connections: 4000, patience: 1.0 };
+    pub(super) const FULL: Self = Self {
+        bulk: 512 * MIB,
+        round_trips: 5000,
+        seconds: 2.0,
+        connections: 4000,
+        starts: 2,
+        patience: 1.0,
+    };
     /// For a look while working.
-    pub(super) const QUICK: Self =
-        Self { bulk: 128 * MIB, round_trips: 1000, seconds: 1.0, connections: 2000, patience: 0.5 };
+    pub(super) const QUICK: Self = Self {
+        bulk: 128 * MIB,
+        round_trips: 1000,
+        seconds: 1.0,
+        connections: 2000,
+        starts: 1,
+        patience: 0.5,
+    };
 }
 
 /// What every measurement needs.
@@ -61,18 +75,6 @@ impl Bench<'_> {
         let (tool, offer, effort) = (running.tool, &running.offer, self.effort);
         let here = matches!(self.client, Client::Here);
         match group {
-            Group::Start => {
-                if let Some(time) = running.started_in {
-                    results.add("start", tool, time.as_secs_f64() * 1e3);
-                }
-                if tool == Tool::Relay
-                    && let Some(age) = self.stage.agent().and_then(process::age)
-                    && let Some(ready) = running.ready_at
-                {
-                    let over = age.saturating_sub(ready.elapsed());
-                    results.add("start_after_agent", tool, over.as_secs_f64() * 1e3);
-                }
-            }
             Group::First => {
                 let found = self.load(tool, &["first", "--address", &offer.echo, "--count", "10"])?;
                 results.add("first", tool, self.time(&found, "p50_us")?);
@@ -123,8 +125,16 @@ impl Bench<'_> {
                 results.add("udp_loss", tool, figure(&found, "loss_percent")?);
                 results.add("udp_duplicates", tool, figure(&found, "duplicates")?);
             }
-            // Looked at before and after the others; with a process of its own.
-            Group::Memory | Group::Proxy => {}
+            Group::Busy1000 => {
+                let seconds = effort.seconds.to_string();
+                let many = ["busy", "--address", &offer.echo, "--streams", "1000", "--seconds", &seconds];
+                let found = self.load(tool, &many)?;
+                results.add("busy_1000_rate", tool, figure(&found, "per_s")?);
+                results.add("busy_1000_p50", tool, figure(&found, "p50_us")? / 1e3);
+                results.add("busy_1000_p99", tool, figure(&found, "p99_us")? / 1e3);
+            }
+            // Looked at before and after the others; with processes of their own.
+            Group::Start | Group::Memory | Group::Proxy | Group::Many => {}
         }
         Ok(())
     }
@@ -200,8 +210,7 @@ impl Bench<'_> {
 
     /// Processor time so far of everybody on the way.
     fn processor_times(&self, running: &Running) -> BTreeMap<&'static str, f64> {
-        let agent = if running.tool == Tool::Relay { self.stage.agent() } else { None };
-        let mut processes = vec![("client", running.pid()), ("agent", agent)];
+        let mut processes = vec![("client", running.pid()), ("agent", running.agent)];
         processes.push(("target", Some(self.stage.target())));
         processes.extend(CARRIERS.map(|name| (name, self.stage.on_node(name))));
         processes.into_iter().filter_map(|(name, pid)| Some((name, process::cpu_seconds(pid?)?))).collect()
@@ -231,9 +240,7 @@ impl Bench<'_> {
         if let Some(mib) = memory {
             results.add(client, running.tool, mib);
         }
-        if running.tool == Tool::Relay
-            && let Some(mib) = self.stage.agent().and_then(process::cgroup_memory_mib)
-        {
+        if let Some(mib) = running.agent.and_then(process::cgroup_memory_mib) {
             results.add(agent, running.tool, mib);
         }
     }

@@ -17,7 +17,7 @@ pub(super) enum Place {
     Behind(LinkSettings),
 }
 
-/// The links that are measured when nothing is chosen.
+/// The links that have goals.
 const LINKS: [&str; 8] = [
     "20ms",
     "80ms",
@@ -29,10 +29,44 @@ const LINKS: [&str; 8] = [
     "20ms/50mbit/4q",
 ];
 
+/// Every round trip with every loss.
+const GRID: [&str; 9] =
+    ["0ms", "0ms/1%", "0ms/3%", "20ms", "20ms/1%", "20ms/3%", "80ms", "80ms/1%", "80ms/3%"];
+
+/// One place, or all of a kind.
+#[derive(Debug, Clone)]
+pub(super) struct Places(pub(super) Vec<Place>);
+
+impl FromStr for Places {
+    type Err = anyhow::Error;
+
+    /// `goals`, `grid`, or one [`Place`].
+    fn from_str(text: &str) -> Result<Self> {
+        let links: &[&str] = match text {
+            "goals" => &LINKS,
+            "grid" => &GRID,
+            one => &[one],
+        };
+        links.iter().map(|link| link.parse()).collect::<Result<_>>().map(Self)
+    }
+}
+
 impl Place {
-    /// Everything that the published page shows.
+    /// Everything that the published page may show, in its order.
     pub(super) fn all() -> Result<Vec<Self>> {
-        std::iter::once(Ok(Self::Here)).chain(LINKS.iter().map(|link| link.parse())).collect()
+        let mut all = vec![Self::Here];
+        for link in LINKS.iter().chain(&GRID) {
+            let place = link.parse()?;
+            if !all.contains(&place) {
+                all.push(place);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The name of a file about it.
+    pub(super) fn file(self) -> String {
+        self.to_string().replace('/', "_").replace('%', "percent")
     }
 
     /// What is measured there when nothing is chosen.
@@ -53,16 +87,22 @@ impl Place {
                 G::Connections1,
                 G::Connections16,
                 G::Udp,
+                G::Busy1000,
                 G::Memory,
                 G::Proxy,
+                G::Many,
             ];
         };
         if link.rate.is_some() {
             &[G::Download1, G::Upload1, G::Busy]
+        } else if link.loss > 0.0 && link.rtt.as_millis() != 20 {
+            &[G::Download8, G::Upload8, G::Busy, G::Echo]
         } else if link.loss > 0.02 {
             &[G::Echo]
         } else if link.loss > 0.0 {
             &[G::Download1, G::Download8, G::Upload1, G::Upload8, G::Busy, G::Echo, G::Udp]
+        } else if link.rtt.is_zero() {
+            &[G::First, G::Download8, G::Upload8, G::Busy]
         } else if link.rtt.as_millis() < 50 {
             &[G::First, G::Busy]
         } else {
@@ -106,5 +146,23 @@ impl fmt::Display for Place {
             Self::Here => f.write_str("here"),
             Self::Behind(link) => link.fmt(f),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_stand_for_places_and_every_place_has_a_file_of_its_own() {
+        assert_eq!("goals".parse::<Places>().unwrap().0.len(), LINKS.len());
+        assert_eq!("grid".parse::<Places>().unwrap().0.len(), GRID.len());
+        assert_eq!("here".parse::<Places>().unwrap().0, [Place::Here]);
+        assert!("nonsense".parse::<Places>().is_err());
+        let all = Place::all().unwrap();
+        let mut files: Vec<_> = all.iter().map(|place| place.file()).collect();
+        files.sort_unstable();
+        files.dedup();
+        assert_eq!(files.len(), all.len());
     }
 }

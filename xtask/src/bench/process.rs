@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -25,16 +24,6 @@ pub(super) fn cpu_seconds(pid: u32) -> Option<f64> {
     let user: f64 = fields.next()?.parse().ok()?;
     let system: f64 = fields.next()?.parse().ok()?;
     Some((user + system) / TICKS)
-}
-
-/// How long a process has been running, to a hundredth of a second.
-pub(super) fn age(pid: u32) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Field 22, in ticks since the machine started.
-    let started: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
-    let uptime = fs::read_to_string("/proc/uptime").ok()?;
-    let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
-    Duration::try_from_secs_f64(uptime - started / TICKS).ok()
 }
 
 /// Resident memory of a process, in MiB: `VmRSS` now or `VmHWM` at its highest.
@@ -69,12 +58,24 @@ pub(super) fn on_node(init: u32, name: &str) -> Option<u32> {
 
 /// The program of this name in the pod with this uid.
 pub(super) fn in_pod(uid: &str, name: &str) -> Option<u32> {
+    all_in_pod(uid).find(|pid| self::name(*pid).as_deref() == Some(name))
+}
+
+/// The container in the pod with this uid, as the runtime calls it, that is not the pod's own.
+pub(super) fn container_of_pod(uid: &str) -> Option<String> {
+    let pid = all_in_pod(uid).find(|pid| name(*pid).is_some_and(|name| name != "pause"))?;
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    // With systemd as the driver its name has the runtime's before it and a suffix behind.
+    let last = groups.lines().find(|line| line.contains("pod"))?.rsplit('/').next()?;
+    Some(last.rsplit('-').next()?.trim_end_matches(".scope").to_owned())
+}
+
+fn all_in_pod(uid: &str) -> impl Iterator<Item = u32> {
     // The cgroup driver may write the hyphens as underscores.
     let spellings = [uid.to_owned(), uid.replace('-', "_")];
-    all().find(|pid| {
-        self::name(*pid).as_deref() == Some(name)
-            && fs::read_to_string(format!("/proc/{pid}/cgroup"))
-                .is_ok_and(|groups| spellings.iter().any(|uid| groups.contains(uid)))
+    all().filter(move |pid| {
+        fs::read_to_string(format!("/proc/{pid}/cgroup"))
+            .is_ok_and(|groups| spellings.iter().any(|uid| groups.contains(uid)))
     })
 }
 

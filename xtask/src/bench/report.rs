@@ -35,15 +35,17 @@ impl Results {
         *self.failures.entry(format!("{}, {group:?}: {error:#}", tool.name())).or_default() += 1;
     }
 
-    fn median(&self, row: &Row, tool: Tool) -> Option<f64> {
-        let mut samples = self.samples.get(&(row.key.to_owned(), tool))?.clone();
+    /// What the row shows of a tool: mostly a median.
+    fn shown(&self, row: &Row, tool: Tool) -> Option<f64> {
+        let key = row.highest_of.unwrap_or(row.key);
+        let mut samples = self.samples.get(&(key.to_owned(), tool))?.clone();
         samples.sort_by(f64::total_cmp);
-        Some(percentile(&samples, 0.5))
+        Some(percentile(&samples, if row.highest_of.is_some() { 1.0 } else { 0.5 }))
     }
 
     fn ratio(&self, row: &Row) -> Option<f64> {
-        let theirs = self.median(row, Tool::PortForward)?;
-        (theirs > 0.0).then_some(self.median(row, Tool::Relay)? / theirs)
+        let theirs = self.shown(row, Tool::PortForward)?;
+        (theirs > 0.0).then_some(self.shown(row, Tool::Relay)? / theirs)
     }
 
     /// Whether the row's goal is met; none where it has none or nothing was measured.
@@ -51,20 +53,37 @@ impl Results {
         let (value, wanted) = match row.goal {
             Goal::Ratio(wanted) => (self.ratio(row)?, wanted),
             Goal::RatioBeyondStraight(wanted) => {
-                let (ours, straight) = (self.median(row, Tool::Relay)?, self.median(row, Tool::Straight)?);
+                let (ours, straight) = (self.shown(row, Tool::Relay)?, self.shown(row, Tool::Straight)?);
                 if row.more_is_better == (ours <= straight) {
                     return Some(false);
                 }
                 (self.ratio(row)?, wanted)
             }
-            Goal::Value(wanted) => (self.median(row, Tool::Relay)?, wanted),
+            Goal::Value(wanted) => (self.shown(row, Tool::Relay)?, wanted),
+            Goal::Of(key, wanted) => {
+                let other = self.rows.iter().find(|row| row.key == key)?;
+                (self.shown(row, Tool::Relay)?, self.shown(other, Tool::Relay)? * wanted)
+            }
             Goal::None => return None,
         };
         Some(if row.more_is_better { value >= wanted } else { value <= wanted })
     }
 
+    /// How many times as much a tool could carry that took no processor time: what `kubectl port-forward` and everybody on
+    /// its way need together, over what the others need.
+    fn most(&self, direction: &str) -> Option<f64> {
+        let theirs = |name: &str| {
+            let key = format!("{direction}_cpu_{name}");
+            self.shown(self.rows.iter().find(|row| row.key == key)?, Tool::PortForward)
+        };
+        let rest: f64 =
+            ["kube-apiserver", "kubelet", "containerd", "load"].iter().filter_map(|name| theirs(name)).sum();
+        let client = theirs("client")?;
+        (rest > 0.0).then_some((client + rest) / rest)
+    }
+
     fn measured_rows(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(|row| Tool::ALL.iter().any(|tool| self.median(row, *tool).is_some()))
+        self.rows.iter().filter(|row| Tool::ALL.iter().any(|tool| self.shown(row, *tool).is_some()))
     }
 
     /// The table, and below it what failed.
@@ -75,13 +94,17 @@ impl Results {
         );
         for row in self.measured_rows() {
             let unit = if row.unit.is_empty() { String::new() } else { format!(" ({})", row.unit) };
-            let cell = |tool| self.median(row, tool).map_or("–".to_owned(), number);
+            let cell = |tool| self.shown(row, tool).map_or("–".to_owned(), number);
             let ratio = self.ratio(row).map_or("–".to_owned(), |ratio| format!("{} ×", number(ratio)));
             let sign = if row.more_is_better { "≥" } else { "≤" };
             let wanted = match row.goal {
                 Goal::Ratio(wanted) => format!("{sign} {wanted} ×"),
                 Goal::RatioBeyondStraight(wanted) => format!("{sign} {wanted} ×, better than straight"),
                 Goal::Value(wanted) => format!("{sign} {wanted}"),
+                Goal::Of(key, wanted) => {
+                    let title = self.rows.iter().find(|row| row.key == key).map_or(key, |row| row.title);
+                    format!("{sign} {wanted} × its own for “{title}”")
+                }
                 Goal::None => String::new(),
             };
             let met = match self.met(row) {
@@ -112,7 +135,7 @@ impl Results {
                 let samples = self.samples.get(&(row.key.to_owned(), *tool))?;
                 Some((
                     tool.name().to_owned(),
-                    json!({ "median": self.median(row, *tool), "samples": samples }),
+                    json!({ "median": self.shown(row, *tool), "samples": samples }),
                 ))
             });
             json!({
@@ -129,60 +152,99 @@ impl Results {
     }
 }
 
-/// The page for readers.
-pub(super) fn page(facts: &Value, warning: Option<&str>, runs: u32, results: &[Results]) -> String {
-    let fact = |key: &str| match &facts[key] {
+fn fact(facts: &Value, key: &str) -> String {
+    match &facts[key] {
         Value::String(text) => text.clone(),
         other => other.to_string(),
-    };
+    }
+}
+
+/// What the page says of one place: when and how it was measured, and the table.
+pub(super) fn section(results: &Results, facts: &Value, warning: Option<&str>, runs: u32) -> String {
+    let fact = |key| fact(facts, key);
     let mut text = format!(
-        "# Performance\n\n\
-         Made by `cargo xtask bench`: do not edit. Medians of {runs} runs; in each run the tools take turns, \
-         measurement by measurement, on one real cluster that is all on one machine.\n\n\
-         | | |\n| --- | --- |\n\
-         | processor | {}, {} cores |\n| kernel | {}, {} |\n| date | {} |\n\
-         | `kubectl port-forward` | {} |\n| API server | {} |\n| `kubectl relay` | {}, commit {} |\n\
-         | load average before and after | {}; {} |\n",
-        fact("processor"),
-        fact("cores"),
-        fact("kernel"),
-        fact("congestion_control"),
+        "## {}\n\nMedians of {runs} runs, {}, commit {}, load average before and after {}; {}.",
+        results.place.title(),
         fact("date"),
-        fact("kubectl"),
-        fact("api_server"),
-        fact("relay"),
         fact("commit"),
         fact("load_average"),
         fact("load_average_after"),
     );
-    if let (Some(down), Some(up)) = (facts["link_down_mib_s"].as_f64(), facts["link_up_mib_s"].as_f64()) {
+    if let (Place::Behind(_), Some(down), Some(up)) =
+        (results.place, facts["link_down_mib_s"].as_f64(), facts["link_up_mib_s"].as_f64())
+    {
         let (down, up) = (number(down), number(up));
-        let _ = writeln!(
-            text,
-            "| the emulated link itself, no delay, plain TCP | {down} MiB/s down, {up} MiB/s up |"
-        );
+        let _ = write!(text, " Without delay plain TCP gets {down} MiB/s down the link, {up} up.");
     }
+    text.push('\n');
     if let Some(warning) = warning {
         let _ = write!(text, "\n**Not a quiet machine:** {warning}.\n");
     }
-    text.push_str(EXPLANATION);
-    for result in results {
-        let _ = write!(text, "\n## {}\n\n{}", result.place.title(), result.markdown());
+    let _ = write!(text, "\n{}", results.markdown());
+    for direction in ["download", "upload"] {
+        if let Some(most) = results.most(direction) {
+            let _ = write!(
+                text,
+                "\nWhere the processor is the limit, a client and an agent that cost nothing would give {} × for one \
+                 {direction}: the rest of the way takes that part of what `kubectl port-forward` takes in all.\n",
+                number(most)
+            );
+        }
     }
     text
 }
 
-const EXPLANATION: &str = "
-*Straight* is plain TCP or UDP from the node to the pod without any tool: the limit. A ratio is `kubectl relay`'s figure
-over `kubectl port-forward`'s. Throughput counts until the last byte has arrived; the end of the stream is a row of its
-own. In the proxy's rows `kubectl relay` is `kubectl relay proxy`, and the others make the same connections as elsewhere:
-`kubectl port-forward` with a stream pair for each, as proxies that are built on it do. The target discards or sends bytes
-without looking at them; that bytes arrive unharmed is what the tests check.
-Agent memory is that of its cgroup, kernel buffers included. Processor time is for one stream, per GiB carried.
+/// The page for readers.
+pub(super) fn page(facts: &Value, sections: &[String]) -> String {
+    let fact = |key| fact(facts, key);
+    let mut text = format!(
+        "# Performance\n\n\
+         Made by `cargo xtask bench`: do not edit.\n\n\
+         | | |\n| --- | --- |\n\
+         | processor | {}, {} cores |\n| kernel | {}, {} |\n\
+         | `kubectl port-forward` | {} |\n| API server | {} |\n| `kubectl relay` | {} |\n",
+        fact("processor"),
+        fact("cores"),
+        fact("kernel"),
+        fact("congestion_control"),
+        fact("kubectl"),
+        fact("api_server"),
+        fact("relay"),
+    );
+    text.push_str(EXPLANATION);
+    for section in sections {
+        let _ = write!(text, "\n{section}");
+    }
+    if let Some(instructions) = crate::count::section() {
+        let _ = write!(text, "\n{instructions}");
+    }
+    let _ = write!(text, "\n{}", include_str!("limits.md"));
+    text
+}
 
-Over a link, client and load run in a network of their own behind an emulated link (see `docs/cluster.md`), and *straight*
-is plain TCP or UDP over the same link to the pod; TCP is cubic at both ends. There, bulk rows send for a fixed time and
-count until the last byte has arrived. Where an echo waits until the download beside it is over, that is its time.
+const EXPLANATION: &str = "
+## How to read it
+
+In each run the tools take turns, measurement by measurement, on one real cluster that is all on one machine: client, API
+server, kubelet, containerd, agent, target and load share its processors. So the figures are for comparing the columns of a
+row, in one run; elsewhere all of them differ. A figure is the median of its runs.
+
+- *Straight* is plain TCP or UDP from the node to the pod without any tool: the limit. A ratio is `kubectl relay`'s figure
+  over `kubectl port-forward`'s; *wanted* is what this project has set itself, and *missed* says that it is not there yet.
+- Throughput counts until the last byte has arrived; the end of the stream is a row of its own. The target discards or
+  sends bytes without looking at them; that bytes arrive unharmed is what the tests check.
+- Agent memory is that of its cgroup, kernel buffers included. Processor time is for one stream, per GiB carried.
+- Starting: *the pod's own start* is from when a watch tells of the agent's Job until the runtime has started its
+  container, which no client can change. The namespace is enforced as Pod Security *restricted*.
+- The rows of 100 to 10,000 streams are those of an agent with 256 MiB instead of 128. Memory of each stream is the growth
+  over none, divided by their number.
+- In the proxy's rows `kubectl relay` is `kubectl relay proxy`, and the others make the same connections as elsewhere:
+  `kubectl port-forward` with a stream pair for each, as proxies that are built on it do.
+- Over a link, client and load run in a network of their own behind an emulated link (see `docs/cluster.md`), and *straight*
+  is plain TCP or UDP over the same link to the pod; TCP is cubic at both ends. There, bulk rows send for a fixed time and
+  count until the last byte has arrived. Where an echo waits until the download beside it is over, that is its time.
+
+What parts of it cost in instructions, which is steadier than time, `cargo xtask count` says.
 ";
 
 /// The value below which a part of the sorted samples lies; NaN without samples.
@@ -232,11 +294,40 @@ mod tests {
     }
 
     #[test]
+    fn a_goal_may_be_ones_own_figure_of_another_row_and_a_row_the_worst_of_another() {
+        let mut results = Results::new(Place::Here);
+        for (key, ours) in [("many_download_100", 100.0), ("many_download_1000", 89.0)] {
+            results.add(key, Tool::Relay, ours);
+        }
+        for later in [10.0, 30.0, 20.0] {
+            results.add("start_carried_later", Tool::Relay, later);
+        }
+        let text = results.markdown();
+        let line = |title: &str| text.lines().find(|line| line.contains(title)).unwrap().to_owned();
+        assert!(line("| download, 1,000 streams").ends_with("| missed |"));
+        assert!(line("later than with the image").contains("| 20.0 |"));
+        assert!(line("the worst of these pairs").contains("| 30.0 |"));
+    }
+
+    #[test]
+    fn what_others_need_is_the_limit() {
+        let mut results = Results::new(Place::Here);
+        for (name, seconds) in
+            [("client", 3.0), ("kube-apiserver", 2.0), ("kubelet", 1.0), ("containerd", 1.0)]
+        {
+            results.add(format!("download_cpu_{name}"), Tool::PortForward, seconds);
+        }
+        assert_eq!(results.most("download"), Some(1.75));
+        assert_eq!(results.most("upload"), None);
+    }
+
+    #[test]
     fn twice_their_figure_is_not_enough_where_plain_tcp_is_faster_still() {
         let mut results = Results::new("80ms".parse().unwrap());
         results.add("download_1", Tool::PortForward, 10.0);
         results.add("download_1", Tool::Relay, 30.0);
-        let met = |results: &Results| results.met(&results.rows[2]);
+        let met =
+            |results: &Results| results.met(results.rows.iter().find(|row| row.key == "download_1").unwrap());
         results.add("download_1", Tool::Straight, 40.0);
         assert_eq!(met(&results), Some(false));
         results.add("download_1", Tool::Straight, 10.0);

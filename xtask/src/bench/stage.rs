@@ -14,6 +14,8 @@ use crate::shell::{self, step};
 
 /// Nothing else lives here, so its pods are those of this run.
 pub(super) const NAMESPACE: &str = "relay-bench";
+/// A shared agent's place, where the others do not find it by themselves.
+pub(super) const SHARED_NAMESPACE: &str = "relay-bench-shared";
 /// The pod in whose network the target listens.
 pub(super) const POD: &str = "target";
 
@@ -38,6 +40,8 @@ pub(super) struct Stage {
     pub(super) pod_ip: String,
     /// The target's ports.
     pub(super) ports: Ports,
+    /// The cluster's own folder.
+    folder: PathBuf,
     target: Child,
 }
 
@@ -62,7 +66,7 @@ impl Stage {
                 return Err(error);
             }
         };
-        Ok(Self { environment, kubectl: kubectl.into(), node, pod_ip, ports, target })
+        Ok(Self { environment, kubectl: kubectl.into(), node, pod_ip, ports, folder, target })
     }
 
     /// A kubectl command on this cluster.
@@ -75,19 +79,43 @@ impl Stage {
         self.target.id()
     }
 
-    /// The agent's process: the one whose pod is in our namespace.
-    pub(super) fn agent(&self) -> Option<u32> {
-        let query = [
-            "get",
-            "pods",
-            "-n",
-            NAMESPACE,
-            "-o",
-            "jsonpath={.items[*].metadata.uid}",
-            "--request-timeout=5s",
-        ];
-        let uids = shell::output(&mut self.kubectl(&query)).ok()?;
-        uids.split_whitespace().find_map(|uid| process::in_pod(uid, "relay-server"))
+    /// The agents' processes in our namespace.
+    pub(super) fn agents(&self) -> Vec<u32> {
+        let uids = self.agent_pods().unwrap_or_default();
+        uids.iter().filter_map(|uid| process::in_pod(uid, "relay-server")).collect()
+    }
+
+    /// The uids of the agents' pods in our namespace.
+    pub(super) fn agent_pods(&self) -> Result<Vec<String>> {
+        let label = "app.kubernetes.io/name=relay-server";
+        let uid = "jsonpath={.items[*].metadata.uid}";
+        let query = ["get", "pods", "-n", NAMESPACE, "-l", label, "-o", uid, "--request-timeout=5s"];
+        let uids = shell::output(&mut self.kubectl(&query))?;
+        Ok(uids.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Waits until no agent of an earlier measurement is about to end.
+    pub(super) fn wait_until_no_agent(&self) -> Result<()> {
+        shell::until(Duration::from_secs(30), || match self.agent_pods()?.len() {
+            0 => Ok(()),
+            left => bail!("{left} agents of an earlier measurement are still there"),
+        })
+    }
+
+    /// Installs a shared agent of one pod beside the target, removed with the stage.
+    pub(super) fn install_shared(&self, plugin: &Path) -> Result<()> {
+        let mut command = Command::new(plugin);
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        command.args(["agent", "install", "--replicas=1", "-n", SHARED_NAMESPACE]);
+        step("a shared agent", || shell::output(&mut command)).map(drop)
+    }
+
+    /// A command that tells of the containers which the node starts, one event per line.
+    pub(super) fn container_events(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.node.to_string(), "--mount", "--", "ctr", "--address"]);
+        command.arg(self.folder.join("containerd.sock")).args(["--namespace", "k8s.io", "events"]);
+        command
     }
 
     /// Makes the pod's answers over the link take cubic too, whatever this machine uses, and remember nothing.
@@ -149,19 +177,32 @@ fn make_pod(environment: &[(&'static str, String)], program: &str) -> Result<(St
     // What a killed run has left behind goes first.
     remove(environment, program);
     run(&["create", "namespace", NAMESPACE])?;
+    // As strict as a cluster can be: what is measured shall not rest on anything else.
+    run(&["label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"])?;
     let overrides = serde_json::json!({
         "spec": {
             "terminationGracePeriodSeconds": 1,
-            "securityContext": { "runAsNonRoot": true, "runAsUser": 65532 },
+            "securityContext": {
+                "runAsNonRoot": true,
+                "runAsUser": 65532,
+                "seccompProfile": { "type": "RuntimeDefault" },
+            },
+            "containers": [{
+                "name": POD,
+                "image": "relay.test/workload:1",
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["/relay-workload", "pause"],
+                "securityContext": {
+                    "allowPrivilegeEscalation": false,
+                    "capabilities": { "drop": ["ALL"] },
+                },
+            }],
         }
     });
     let overrides = format!("--overrides={overrides}");
-    let image = "--image=relay.test/workload:1";
-    let create = ["run", POD, "-n", NAMESPACE, image, "--image-pull-policy=IfNotPresent", &overrides];
+    let create = ["run", POD, "-n", NAMESPACE, "--image=relay.test/workload:1", &overrides];
     // The namespace's service account comes a moment after the namespace.
-    shell::until(Duration::from_secs(10), || {
-        run(&[&create[..], &["--command", "--", "/relay-workload", "pause"]].concat())
-    })?;
+    shell::until(Duration::from_secs(10), || run(&create))?;
     run(&["wait", "-n", NAMESPACE, "--for=condition=Ready", "--timeout=60s", &format!("pod/{POD}")])?;
     let query = "jsonpath={.status.podIP} {.metadata.uid}";
     let text = run(&["get", "pod", POD, "-n", NAMESPACE, "-o", query])?;
@@ -200,9 +241,10 @@ fn start_target(uid: &str) -> Result<(Child, Ports)> {
 }
 
 fn remove(environment: &[(&'static str, String)], program: impl AsRef<Path>) {
-    let arguments = ["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=60s"];
+    let namespaces = ["delete", "namespace", NAMESPACE, SHARED_NAMESPACE];
+    let arguments = [&namespaces[..], &["--ignore-not-found", "--timeout=60s"]].concat();
     let mut command = kubectl(environment, program, &arguments);
     if let Err(error) = shell::output(&mut command) {
-        shell::say(format!("the namespace {NAMESPACE} may be left over: {error:#}"));
+        shell::say(format!("the namespaces {NAMESPACE} and {SHARED_NAMESPACE} may be left over: {error:#}"));
     }
 }

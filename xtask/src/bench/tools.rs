@@ -6,12 +6,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::stage::{NAMESPACE, POD, Stage};
+use super::stage::{NAMESPACE, POD, SHARED_NAMESPACE, Stage};
 use crate::shell;
 
 /// One way to the target.
@@ -25,6 +25,12 @@ pub(super) enum Tool {
     Relay,
     /// `kubectl relay proxy`: not in turns with the others, its figures are the relay's in rows of their own.
     Proxy,
+    /// `kubectl relay` with the agent that it carries; as the proxy.
+    Carried,
+    /// `kubectl relay` with an agent that is there already; as the proxy.
+    Shared,
+    /// `kubectl relay` whose agent has twice the memory, for very many streams; as the proxy.
+    Roomy,
 }
 
 impl Tool {
@@ -37,6 +43,9 @@ impl Tool {
             Self::PortForward => "port-forward",
             Self::Relay => "relay",
             Self::Proxy => "relay proxy",
+            Self::Carried => "relay with the carried agent",
+            Self::Shared => "relay with a shared agent",
+            Self::Roomy => "relay with a larger agent",
         }
     }
 }
@@ -92,7 +101,9 @@ pub(super) struct Running {
     /// From the start of its process to the first line that says traffic can flow.
     pub(super) started_in: Option<Duration>,
     /// When that line came.
-    pub(super) ready_at: Option<Instant>,
+    pub(super) ready_at: Option<SystemTime>,
+    /// The process of its own agent, if it has one.
+    pub(super) agent: Option<u32>,
     child: Option<Child>,
 }
 
@@ -110,6 +121,7 @@ impl Running {
         logs: &Path,
     ) -> Result<Self> {
         let ports = stage.ports;
+        let others = stage.agents();
         let at = |port: u16| format!("{}:{port}", stage.pod_ip);
         let straight = Offer {
             echo: at(ports.echo),
@@ -120,7 +132,8 @@ impl Running {
         };
         let command = match tool {
             Tool::Straight => {
-                return Ok(Self { tool, offer: straight, started_in: None, ready_at: None, child: None });
+                let (started_in, ready_at, agent, child) = (None, None, None, None);
+                return Ok(Self { tool, offer: straight, started_in, ready_at, agent, child });
             }
             Tool::PortForward => {
                 let mut command = stage.kubectl(&["port-forward", "-n", NAMESPACE, "--address=127.0.0.1"]);
@@ -128,10 +141,16 @@ impl Running {
                 command.args([ports.echo, ports.source, ports.sink].map(|port| format!(":{port}")));
                 command
             }
-            Tool::Relay => {
+            Tool::Relay | Tool::Carried | Tool::Shared | Tool::Roomy => {
                 let mut command = Command::new(plugin);
                 command.envs(stage.environment.iter().map(|(key, value)| (key, value)));
-                command.args(["-n", NAMESPACE, "--address=127.0.0.1"]).arg(format!("pod/{POD}"));
+                command.args(["-n", NAMESPACE, "--address=127.0.0.1"]).args(match tool {
+                    Tool::Carried => &["--agent-source=embedded"][..],
+                    Tool::Shared => &["--agent-source=shared", "--server.namespace", SHARED_NAMESPACE],
+                    Tool::Roomy => &["--server.limits=memory=256Mi"],
+                    _ => &[],
+                });
+                command.arg(format!("pod/{POD}"));
                 command.args([ports.echo, ports.source, ports.sink].map(|port| format!(":{port}@tcp")));
                 command.arg(format!(":{}@udp", ports.udp));
                 command
@@ -155,9 +174,13 @@ impl Running {
             offer: if tool == Tool::Proxy { straight } else { Offer::default() },
             started_in: None,
             ready_at: None,
+            agent: None,
             child: Some(child),
         };
         running.wait_until_ready(start, stage)?;
+        if matches!(tool, Tool::Relay | Tool::Roomy) {
+            running.agent = stage.agents().into_iter().find(|agent| !others.contains(agent));
+        }
         Ok(running)
     }
 
@@ -169,17 +192,17 @@ impl Running {
         // Reads on for as long as the tool lives: a full pipe would stop it.
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let _ = send.send((Instant::now(), line));
+                let _ = send.send((Instant::now(), SystemTime::now(), line));
             }
         });
         let mut missing = match self.tool {
             Tool::Straight | Tool::PortForward => 3,
-            Tool::Relay => 4,
+            Tool::Relay | Tool::Carried | Tool::Shared | Tool::Roomy => 4,
             Tool::Proxy => 1,
         };
         while missing > 0 {
             let left = READY_LIMIT.saturating_sub(start.elapsed());
-            let (when, line) = match receive.recv_timeout(left) {
+            let (when, clock, line) = match receive.recv_timeout(left) {
                 Ok(line) => line,
                 Err(mpsc::RecvTimeoutError::Timeout) => bail!("{} is not ready after 60 s", self.tool.name()),
                 Err(mpsc::RecvTimeoutError::Disconnected) => bail!("{} has ended", self.tool.name()),
@@ -194,7 +217,7 @@ impl Running {
                 continue;
             };
             self.started_in.get_or_insert(when - start);
-            self.ready_at.get_or_insert(when);
+            self.ready_at.get_or_insert(clock);
             let local = local.to_owned();
             match remote.trim().strip_suffix("/udp") {
                 Some(_) => self.offer.udp = Some(local),

@@ -1,6 +1,6 @@
 //! Many bytes in one direction, timed to the last one; and the end of a stream, timed apart.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Figures, Options, connect};
+use super::{Figures, Options, STACK, connect};
 use crate::bench::amount::{Amount, Incoming};
 use crate::bench::report::percentile;
 use crate::bench::scratch;
@@ -93,24 +93,24 @@ fn together(
     thread::sleep(Duration::from_millis(100));
     let each = options.amount(options.streams);
     let barrier = Barrier::new(streams.len() + 1);
-    let (start, ends) = thread::scope(|scope| {
+    let (start, ends) = thread::scope(|scope| -> io::Result<_> {
         let threads: Vec<_> = streams
             .iter_mut()
             .map(|stream| {
-                scope.spawn(|| {
+                thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
                     barrier.wait();
                     work(stream, each)
                 })
             })
-            .collect();
+            .collect::<io::Result<_>>()?;
         let start = Instant::now();
         barrier.wait();
         let ends: Vec<_> = threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_| bail!("a stream's thread failed")))
             .collect();
-        (start, ends)
-    });
+        Ok((start, ends))
+    })?;
     let mut last = start;
     let mut bytes = 0;
     for moved in ends {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Figures, Options, bulk, connect};
+use super::{Figures, Options, STACK, bulk, connect};
 use crate::bench::amount::Amount;
 use crate::bench::report::percentile;
 
@@ -54,6 +54,42 @@ pub(super) fn beside_a_download(options: &Options, source: SocketAddr) -> Result
         bail!("the download was over before an echo came back");
     }
     Ok(figures(times))
+}
+
+/// Round trips on every one of `streams` connections, back to back for `seconds`: how many per second, and in
+/// microseconds.
+pub(super) fn on_all(options: &Options) -> Result<Figures> {
+    let mut streams =
+        (0..options.streams).map(|number| options.connect(number)).collect::<Result<Vec<_>>>()?;
+    for stream in &mut streams {
+        round_trip(stream)?;
+    }
+    let start = Instant::now();
+    let end = start + Duration::from_secs_f64(options.seconds);
+    let times: Vec<Result<Vec<f64>>> = thread::scope(|scope| {
+        let threads: Vec<_> = streams
+            .iter_mut()
+            .map(|stream| {
+                thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
+                    let mut times = Vec::new();
+                    while Instant::now() < end {
+                        times.push(round_trip(stream)?);
+                    }
+                    Ok(times)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread?.join().unwrap_or_else(|_| bail!("a stream's thread failed")))
+            .collect()
+    });
+    let seconds = start.elapsed().as_secs_f64();
+    let times = times.into_iter().collect::<Result<Vec<_>>>()?.concat();
+    let rate = times.len() as f64 / seconds;
+    let mut figures = figures(times);
+    figures.insert("per_s", rate);
+    Ok(figures)
 }
 
 #[derive(Default)]
