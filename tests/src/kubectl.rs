@@ -40,10 +40,15 @@ pub fn kubectl_apply(namespace: &str, manifest: &str) {
     assert!(child.wait().unwrap().success(), "kubectl apply of:\n{manifest}");
 }
 
+/// `xtask` itself.
+pub fn xtask_program() -> PathBuf {
+    needed("RELAY_XTASK")
+}
+
 /// Runs a subcommand of `cargo xtask cluster` on the test cluster and gives its stdout.
 pub fn xtask(args: &[&str]) -> String {
     let name = needed("RELAY_CLUSTER");
-    let output = Command::new(needed("RELAY_XTASK"))
+    let output = Command::new(xtask_program())
         .arg("cluster")
         .args(args)
         .arg("--name")
