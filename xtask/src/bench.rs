@@ -136,14 +136,21 @@ fn on_cluster(name: &str, plugin: &Path, runner: &Runner, options: &Options) -> 
         facts["link_up_mib_s"] = up.into();
     }
     let mut results: Vec<Results> = places.iter().map(|place| Results::new(*place)).collect();
-    for number in 0..runs {
+    let mut interrupted = false;
+    'measuring: for number in 0..runs {
         for (place, results) in places.iter().zip(&mut results) {
             let title = format!("run {} of {runs}, {place}", number + 1);
-            step(&format!("{title} (load average {})", machine::load_average()), || {
+            let measured = step(&format!("{title} (load average {})", machine::load_average()), || {
                 let client = link.set(*place, &stage)?;
                 let bench = Bench { stage: &stage, runner, effort, client, place: *place };
                 round(&bench, plugin, &folder, number as usize, &groups(*place, options), results)
-            })?;
+            });
+            // What there is until then is shown all the same.
+            interrupted = runner.interrupted();
+            if interrupted {
+                break 'measuring;
+            }
+            measured?;
         }
     }
     drop(link);
@@ -166,6 +173,9 @@ fn on_cluster(name: &str, plugin: &Path, runner: &Runner, options: &Options) -> 
     fs::write(&file, serde_json::to_string_pretty(&json)?)?;
     fs::write(folder.join("bench.md"), &page)?;
     say(format!("written: {} and bench.md beside it", file.display()));
+    if interrupted {
+        bail!("interrupted");
+    }
     if !options.quick && options.only.is_empty() {
         let store = store::Store::new(&folder)?;
         for (place, section) in places.iter().zip(&sections) {

@@ -31,10 +31,13 @@ pub(super) fn measure(
         report(carried(bench, straight, results), straight.tool, results);
     }
     for tool in [Tool::PortForward, Tool::Roomy] {
-        let measured = Running::start(tool, bench.stage, bench.client, plugin, logs).and_then(|running| {
-            held(bench, &running, results).and_then(|()| carried(bench, &running, results))
-        });
-        report(measured, tool, results);
+        match Running::start(tool, bench.stage, bench.client, plugin, logs) {
+            Ok(running) => {
+                report(held(bench, &running, results), tool, results);
+                report(carried(bench, &running, results), tool, results);
+            }
+            Err(error) => report(Err(error), tool, results),
+        }
     }
 }
 
