@@ -147,6 +147,8 @@ impl Agent {
         resolver: Resolver,
         ledger: Ledger,
     ) -> io::Result<Self> {
+        let usual =
+            if settings.shared { AgentConfig::default() } else { AgentConfig::of_one_user(limits.memory) };
         let config = AgentConfig {
             session_life: settings.session_life,
             max_sessions: settings.max_sessions,
@@ -155,7 +157,7 @@ impl Agent {
             max_streams: settings.max_streams().saturating_add(settings.max_streams() / 8 + 16),
             ping: settings.ping,
             dead_after: settings.dead_after,
-            ..AgentConfig::default()
+            ..usual
         };
         let mut policy = settings.policy.clone();
         for listener in listeners.clients.iter().chain(&listeners.metrics) {

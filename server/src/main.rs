@@ -73,7 +73,8 @@ async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     }
     let ledger = Ledger::new(settings.audit.then(|| Box::new(std::io::stdout()) as _));
     let listeners = Listeners { clients, metrics };
-    let agent = Agent::new(listeners, settings, Limits::default(), Resolver::from_system(), ledger)?;
+    let limits = Limits::of_this_container();
+    let agent = Agent::new(listeners, settings, limits, Resolver::from_system(), ledger)?;
     match agent.run(first(signals)).await {
         Exit::Idle => info!("ending: nothing to do for {:?}", settings.idle.unwrap_or_default()),
         Exit::Stopped => info!("ending: told to"),

@@ -194,7 +194,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
-/// Limits that are the same in every agent. Tests shorten them.
+/// Limits that are no flags. Tests shorten them.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// A header or hello must be whole within this time.
@@ -205,8 +205,20 @@ pub struct Limits {
     pub direct_streams: usize,
     /// UDP flows at the same time; then the one that has been quiet for longest goes.
     pub flows: usize,
+    /// What the process and the kernel's buffers for it may use, in bytes.
+    pub memory: u64,
     /// Reaching a target.
     pub dial: relay_dial::Limits,
+}
+
+impl Limits {
+    /// As this process's container has them: its memory limit counts, if it has one.
+    pub fn of_this_container() -> Self {
+        let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+        let memory = files.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok());
+        let usual = Self::default();
+        Self { memory: memory.unwrap_or(usual.memory), ..usual }
+    }
 }
 
 impl Default for Limits {
@@ -216,6 +228,7 @@ impl Default for Limits {
             greeting_connections: 32,
             direct_streams: 512,
             flows: 1024,
+            memory: 128 << 20,
             dial: relay_dial::Limits::default(),
         }
     }

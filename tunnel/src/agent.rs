@@ -30,6 +30,8 @@ const INCOMING: usize = 1_024;
 const DATAGRAMS: usize = 16 << 20;
 /// The initial credit of a stream where memory is plenty, and where it isn't, in bytes.
 const CREDIT: [u64; 2] = [16 << 10, 4 << 10];
+/// From so much memory on, twice the usual limit, one user's agent has room for very many streams.
+const ROOMY: u64 = 256 << 20;
 /// How long the lanes of a session that has ended may take to leave.
 const LEAVE: Duration = Duration::from_secs(1);
 
@@ -44,6 +46,8 @@ pub struct AgentConfig {
     pub fair: bool,
     /// Most streams of a session at a time.
     pub max_streams: usize,
+    /// Credit that each stream starts with, in bytes; it is reserved for each one that may be open.
+    pub initial_credit: u64,
     /// Most flows of a session at a time; the one quiet for longest makes room.
     pub max_flows: usize,
     /// Budget for what arrived and was not taken, over all sessions.
@@ -64,6 +68,7 @@ impl Default for AgentConfig {
             max_sessions: 256,
             fair: false,
             max_streams: core.max_streams as usize,
+            initial_credit: core.initial_credit,
             max_flows: core.max_flows,
             receive_pool: core.receive_pool,
             send_pool: core.send_pool,
@@ -74,12 +79,24 @@ impl Default for AgentConfig {
 }
 
 impl AgentConfig {
+    /// For one user's agent that may use so much memory, in bytes. From 256 MiB on it has room for more than ten thousand
+    /// streams: with the usual budget their initial credit would end at two thousand.
+    pub fn of_one_user(memory: u64) -> Self {
+        let usual = Self::default();
+        if memory < ROOMY {
+            return usual;
+        }
+        let [_, scarce] = CREDIT;
+        Self { receive_pool: Pool::new(usual.receive_pool.limit() * 2), initial_credit: scarce, ..usual }
+    }
+
     fn core(&self) -> Config {
         Config {
             life: self.session_life,
             fair: self.fair,
             datagrams: Pool::new(if self.fair { DATAGRAMS } else { usize::MAX }),
             max_streams: self.max_streams as u64,
+            initial_credit: self.initial_credit,
             max_flows: self.max_flows,
             receive_pool: self.receive_pool.clone(),
             send_pool: self.send_pool.clone(),
