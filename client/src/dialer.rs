@@ -47,7 +47,7 @@ impl LaneDialer {
 impl Dialer for LaneDialer {
     type Io = Lane;
 
-    async fn dial(&mut self) -> Result<Lane, DialError> {
+    async fn dial(&self) -> Result<Lane, DialError> {
         let mut unanswered = Unanswered { since: Instant::now(), failures: Some(self.failures.clone()) };
         let dialled =
             PortForward::dial(&self.client, &self.namespace, &self.pod, AGENT_PORT, self.mode).await;

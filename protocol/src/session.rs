@@ -167,6 +167,8 @@ pub enum Event {
     FlowReadable(FlowKey),
     /// [`Session::open`] may succeed where it did not.
     CanOpen,
+    /// [`Session::wants_lane`] may have turned true. What time makes of it, no event tells.
+    WantsLane,
     /// This lane is over: its transport is to be closed. `true`: in good order.
     LaneOver(u64, bool),
     /// The peer wants no new streams and will end the session after this time.

@@ -13,7 +13,7 @@ use relay_protocol::pool::Pool;
 use relay_protocol::session::{Config, OpenError, Session as Core};
 use relay_protocol::{Header, Status};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -65,12 +65,12 @@ impl DialError {
 }
 
 /// How to get one more lane to the agent.
-pub trait Dialer: Send + 'static {
+pub trait Dialer: Send + Sync + 'static {
     /// The transport.
     type Io: LaneIo;
 
-    /// Connects once. Dropping the future gives the attempt up.
-    fn dial(&mut self) -> impl Future<Output = Result<Self::Io, DialError>> + Send;
+    /// Connects once. Dropping the future gives the attempt up. Several may be under way at a time.
+    fn dial(&self) -> impl Future<Output = Result<Self::Io, DialError>> + Send;
 }
 
 /// Limits and times of a client's session. Clones share the pools.
@@ -180,7 +180,8 @@ impl Session {
         let manager = Manager {
             first: config.first,
             shared: shared.clone(),
-            dialer: Arc::new(Mutex::new(dialer)),
+            dialer: Arc::new(dialer),
+            extra: JoinSet::new(),
             state: sender,
             lanes: JoinSet::new(),
             connected: false,
@@ -293,8 +294,10 @@ fn refusal(error: OpenError) -> Option<Status> {
 struct Manager<D: Dialer> {
     first: bool,
     shared: Arc<Shared>,
-    /// Locked by the one attempt under way, which may be dropped at any time.
-    dialer: Arc<Mutex<D>>,
+    dialer: Arc<D>,
+    /// Connections for extra lanes under way: all that are missing at a time, for which a far path has round trips to
+    /// spare. Their hellos go out one after the other.
+    extra: JoinSet<Result<D::Io, DialError>>,
     state: watch::Sender<State>,
     lanes: JoinSet<()>,
     /// Some lane worked at the last look.
@@ -324,12 +327,20 @@ impl<D: Dialer> Manager<D> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sleep_watch = SleepWatch::new(TICK);
         let mut next = Instant::now();
-        let mut attempt = None;
+        let mut attempt: Option<Attempt<D::Io>> = None;
         let mut began = next;
         while self.shared.peek(Core::ended).is_none() {
-            if attempt.is_none() && next <= Instant::now() && self.wants_lane() {
-                began = Instant::now();
-                attempt = Some(Box::pin(connect::<D>(self.shared.clone(), self.dialer.clone())));
+            if attempt.is_none() && next <= Instant::now() {
+                let missing = self.lanes_missing();
+                if self.connected {
+                    // More than one only beside one that works: who has none needs one soon, not several.
+                    for _ in self.extra.len()..missing {
+                        self.extra.spawn(dial_extra(self.dialer.clone()));
+                    }
+                } else if missing > 0 {
+                    began = Instant::now();
+                    attempt = Some(Box::pin(connect(self.shared.clone(), self.dialer.clone())));
+                }
             }
             tokio::select! {
                 result = async { attempt.as_mut()?.await.into() }, if attempt.is_some() => {
@@ -343,6 +354,7 @@ impl<D: Dialer> Manager<D> {
                         tracing::info!("this machine slept: checking the connection");
                         self.shared.with(|state, now| state.session.woke(now));
                         attempt = None;
+                        self.extra = JoinSet::new();
                         next = Instant::now();
                         self.failures = 0;
                         self.fatal_since = None;
@@ -367,6 +379,16 @@ impl<D: Dialer> Manager<D> {
                 () = self.shared.attention() => {}
                 () = sleep_until(next), if attempt.is_none() && next > Instant::now() => {}
                 Some(_) = self.lanes.join_next() => {}
+                Some(dialled) = self.extra.join_next(), if attempt.is_none() => match dialled {
+                    Ok(Ok(io)) if self.lanes_missing() > 0 => {
+                        began = Instant::now();
+                        attempt = Some(Box::pin(greet(self.shared.clone(), io)));
+                    }
+                    // Too late to be of use.
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => next = self.attempted(began, Err(error)),
+                    Err(_) => {}
+                },
             }
             self.note();
             if self.publish() {
@@ -391,8 +413,8 @@ impl<D: Dialer> Manager<D> {
         began.max(self.down_since) + (IMPATIENT * 2u32.pow(self.failures.min(2))).min(ATTEMPT)
     }
 
-    fn wants_lane(&self) -> bool {
-        self.shared.peek(|session| session.wants_lane(Instant::now().into_std()))
+    fn lanes_missing(&self) -> usize {
+        self.shared.peek(|session| session.lanes_missing(Instant::now().into_std()))
     }
 
     /// Starts the lane of an attempt that began then, or takes note of its failure. Gives the time of the next one.
@@ -487,21 +509,27 @@ fn jittered(wait: Duration) -> Duration {
     wait / 2 + wait / 2 * u32::from(byte[0]) / 255
 }
 
-async fn connect<D: Dialer>(
-    shared: Arc<Shared>,
-    dialer: Arc<Mutex<D>>,
-) -> Result<Welcomed<D::Io>, DialError> {
-    match timeout(ATTEMPT, connect_once(&shared, &dialer)).await {
-        Ok(result) => result,
-        Err(_) => Err(DialError::passing(format!("no answer from the agent within {} s", ATTEMPT.as_secs()))),
-    }
+/// An attempt under way: a lane's dial and hello, or only its hello.
+type Attempt<Io> = std::pin::Pin<Box<dyn Future<Output = Result<Welcomed<Io>, DialError>> + Send>>;
+
+fn no_answer() -> DialError {
+    DialError::passing(format!("no answer from the agent within {} s", ATTEMPT.as_secs()))
 }
 
-async fn connect_once<D: Dialer>(
-    shared: &Arc<Shared>,
-    dialer: &Mutex<D>,
-) -> Result<Welcomed<D::Io>, DialError> {
-    let io = dialer.lock().await.dial().await?;
+async fn connect<D: Dialer>(shared: Arc<Shared>, dialer: Arc<D>) -> Result<Welcomed<D::Io>, DialError> {
+    let attempt = async { say_hello(&shared, dialer.dial().await?).await };
+    timeout(ATTEMPT, attempt).await.unwrap_or_else(|_| Err(no_answer()))
+}
+
+async fn dial_extra<D: Dialer>(dialer: Arc<D>) -> Result<D::Io, DialError> {
+    timeout(ATTEMPT, dialer.dial()).await.unwrap_or_else(|_| Err(no_answer()))
+}
+
+async fn greet<Io: LaneIo>(shared: Arc<Shared>, io: Io) -> Result<Welcomed<Io>, DialError> {
+    timeout(ATTEMPT, say_hello(&shared, io)).await.unwrap_or_else(|_| Err(no_answer()))
+}
+
+async fn say_hello<Io: LaneIo>(shared: &Arc<Shared>, io: Io) -> Result<Welcomed<Io>, DialError> {
     let (mut read, mut write) = io.into_halves();
     let (lane, hello) = shared.with(|state, _| state.session.next_hello());
     let written = async {

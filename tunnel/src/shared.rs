@@ -146,6 +146,7 @@ impl Shared {
                     }
                     owner = true;
                 }
+                Event::WantsLane => owner = true,
                 Event::Opened(key) => state.notices.push(Notice::Opened(key)),
                 Event::FlowOpened(key) => state.notices.push(Notice::FlowOpened(key)),
                 Event::Drain(grace) => state.notices.push(Notice::Drain(grace)),

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use relay_tunnel::{Agent, AgentConfig, ClientConfig, DialError, Dialer, Session, State};
-use tokio::io::DuplexStream;
-use tokio::sync::watch;
+use relay_protocol::{Header, Protocol};
+use relay_tunnel::{Agent, AgentConfig, ClientConfig, DialError, Dialer, Incoming, Session, State};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -35,7 +36,7 @@ struct Wire {
 impl Dialer for Wire {
     type Io = DuplexStream;
 
-    async fn dial(&mut self) -> Result<DuplexStream, DialError> {
+    async fn dial(&self) -> Result<DuplexStream, DialError> {
         self.dials.fetch_add(1, Ordering::SeqCst);
         let path = *self.path.borrow();
         if path != Path::Works {
@@ -149,4 +150,67 @@ async fn refusals_with_other_failures_between_them_are_not_final() {
     rig.path.send_replace(Path::Works);
     let took = rig.until(|state| *state == State::Ready).await;
     assert!(took <= 10 * SECOND, "{took:?}");
+}
+
+/// Far away: a dial takes a second, and a lane's bytes ten milliseconds each way.
+struct Far {
+    agent: Agent,
+    dials: mpsc::UnboundedSender<Instant>,
+}
+
+impl Dialer for Far {
+    type Io = DuplexStream;
+
+    async fn dial(&self) -> Result<DuplexStream, DialError> {
+        self.dials.send(Instant::now()).unwrap();
+        sleep(SECOND).await;
+        let (client, near) = tokio::io::duplex(64 * 1024);
+        let (far, agent) = tokio::io::duplex(64 * 1024);
+        let serving = self.agent.clone();
+        tokio::spawn(async move { serving.serve_lane(agent, BytesMut::new()).await });
+        let ((near_read, near_write), (far_read, far_write)) =
+            (tokio::io::split(near), tokio::io::split(far));
+        tokio::spawn(late(near_read, far_write));
+        tokio::spawn(late(far_read, near_write));
+        Ok(client)
+    }
+}
+
+async fn late(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>) {
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(len @ 1..) = from.read(&mut bytes).await {
+        sleep(SECOND / 100).await;
+        if to.write_all(&bytes[..len]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_lanes_of_a_far_path_are_dialled_at_the_same_time() {
+    let (agent, mut incoming) = Agent::new(&AgentConfig::default()).unwrap();
+    let (dials, mut times) = mpsc::unbounded_channel();
+    let (session, mut state) = Session::start(&ClientConfig::default(), Far { agent, dials });
+    state.wait_for(|state| *state == State::Ready).await.unwrap();
+    let first = times.recv().await.unwrap();
+    tokio::spawn(async move {
+        while let Some(Incoming::Stream(mut stream)) = incoming.recv().await {
+            stream.accept().await.unwrap();
+            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.unwrap();
+        }
+    });
+    let address = "web.default".parse().unwrap();
+    let header = Header { request_id: uuid::Uuid::nil(), protocol: Protocol::Tcp, port: 80, address };
+    let mut stream = session.open(header).await.unwrap();
+    let writing = tokio::spawn(async move { stream.write_all(&vec![7; 4 << 20]).await });
+    let mut extra = Vec::new();
+    for _ in 0..ClientConfig::default().lanes {
+        extra.push(times.recv().await.unwrap());
+    }
+    // The second lane is asked for first; by the time that it is there, so are the others.
+    assert!(extra[0] >= first + SECOND);
+    let (earliest, latest) = (extra[0], extra[extra.len() - 1]);
+    assert!(latest < earliest + SECOND, "{:?} apart", latest - earliest);
+    writing.await.unwrap().unwrap();
+    assert!(times.try_recv().is_err(), "and no more than those");
 }

@@ -10,7 +10,7 @@ pub(crate) struct InMemory(pub(crate) Agent);
 impl Dialer for InMemory {
     type Io = DuplexStream;
 
-    async fn dial(&mut self) -> Result<DuplexStream, DialError> {
+    async fn dial(&self) -> Result<DuplexStream, DialError> {
         let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
         let agent = self.0.clone();
         tokio::spawn(async move {

@@ -9,6 +9,9 @@ use crate::lane::{Closing, Item, Lane};
 
 /// Above this many bytes of streams, a second lane is worth its connection.
 const PROTECT_BYTES: u64 = 256 * 1024;
+/// Above this many, bulk on a far path is worth all lanes that it may have: one carries so much within the first seconds,
+/// whatever the path.
+const FAR_BYTES: u64 = 512 * 1024;
 /// Streams that are open for this long are worth a second lane.
 const PROTECT_AFTER: Duration = Duration::from_secs(1);
 /// Extra lanes end after this much quiet.
@@ -258,12 +261,19 @@ impl Session {
 
     /// Whether the client should dial one more lane now.
     pub fn wants_lane(&self, now: Instant) -> bool {
+        self.lanes_missing(now) > 0
+    }
+
+    /// How many more lanes the client should dial now. They may be dialled at the same time; the hellos follow one after
+    /// the other.
+    pub fn lanes_missing(&self, now: Instant) -> usize {
         if self.ended.is_some() || self.goodbye.is_some() || self.role == Role::Agent {
-            return false;
+            return 0;
         }
-        // The hello lists the lanes that are held, the silent and the closing ones too.
         let usable = self.usable_lanes() - usize::from(self.renew && self.usable_lanes() > 0);
-        self.lanes.len() < MAX_LANES && usable < self.lanes_wanted(now)
+        let missing = self.lanes_wanted(now).saturating_sub(usable);
+        // The hello lists the lanes that are held, the silent and the closing ones too.
+        missing.min(MAX_LANES.saturating_sub(self.lanes.len()))
     }
 
     fn lanes_wanted(&self, now: Instant) -> usize {
@@ -280,7 +290,7 @@ impl Session {
         // One of them is express, so a limit of n bulk lanes is n + 1 in all.
         let most = (self.config.lanes + 1).min(MAX_LANES);
         match () {
-            () if far && self.data_bytes >= 16 * PROTECT_BYTES => most,
+            () if far && self.data_bytes >= FAR_BYTES => most,
             () if self.is_restless(now) => most.min(3),
             () => 2,
         }
@@ -305,7 +315,13 @@ impl Session {
     /// Bytes of streams or datagrams went over the session.
     pub(super) fn saw_data(&mut self, now: Instant, bytes: usize) {
         self.last_data = now;
+        let before = self.data_bytes;
         self.data_bytes += bytes as u64;
+        if self.role == Role::Client
+            && [PROTECT_BYTES, FAR_BYTES].iter().any(|limit| (before..self.data_bytes).contains(&(limit - 1)))
+        {
+            self.events.push_back(Event::WantsLane);
+        }
         self.busy_since.get_or_insert(now);
     }
 

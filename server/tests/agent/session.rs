@@ -22,7 +22,7 @@ pub(crate) struct Loopback(pub(crate) SocketAddr);
 impl Dialer for Loopback {
     type Io = TcpStream;
 
-    async fn dial(&mut self) -> Result<TcpStream, DialError> {
+    async fn dial(&self) -> Result<TcpStream, DialError> {
         let failed =
             |error: std::io::Error| DialError { message: error.to_string(), fatal: false, gone: true };
         TcpStream::connect(self.0).await.map_err(failed)

@@ -83,7 +83,7 @@ impl Failing {
 impl Dialer for Failing {
     type Io = (Empty, Sink);
 
-    async fn dial(&mut self) -> Result<Self::Io, DialError> {
+    async fn dial(&self) -> Result<Self::Io, DialError> {
         self.asked.send(Instant::now()).unwrap();
         tokio::time::sleep(self.after).await;
         Err(DialError { message: "no".into(), fatal: self.fatal, gone: false })

@@ -96,7 +96,7 @@ struct Wire {
 impl Dialer for Wire {
     type Io = Halves;
 
-    async fn dial(&mut self) -> Result<Halves, DialError> {
+    async fn dial(&self) -> Result<Halves, DialError> {
         self.lanes.dials.fetch_add(1, Ordering::SeqCst);
         if self.lanes.refuses.load(Ordering::SeqCst) {
             return Err(DialError { message: "refused".into(), fatal: false, gone: false });

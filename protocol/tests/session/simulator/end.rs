@@ -307,7 +307,7 @@ impl End {
                 }
                 Event::FlowOpened(key) => self.flow_event(key, true, clock),
                 Event::FlowReadable(key) => self.flow_event(key, false, clock),
-                Event::CanOpen => {}
+                Event::CanOpen | Event::WantsLane => {}
                 Event::LaneOver(lane, orderly) => {
                     self.lanes_over.push((lane, orderly));
                     let port = self.ports.values_mut().find(|port| port.phase == Phase::Live(lane));
