@@ -186,7 +186,7 @@ impl World {
             }
             Op::Finish { agent, stream } => {
                 let Some(key) = self.stream(agent.into(), stream) else { return };
-                self.ends[usize::from(agent)].session.finish(key);
+                self.ends[usize::from(agent)].session.finish_riding(now, key);
             }
             Op::Reset { agent, stream, code } => {
                 let Some(key) = self.stream(agent.into(), stream) else { return };

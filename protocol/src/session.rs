@@ -225,6 +225,10 @@ struct Stream {
     reset_in: Option<Status>,
     in_control: bool,
     in_data: bool,
+    /// Is among those that wait for the next message.
+    riding: bool,
+    /// The peer has said something since this end last did.
+    heard_last: bool,
     wants_read: bool,
     wants_write: bool,
     /// Is among those that wait for room in the send pool.
@@ -244,6 +248,8 @@ impl Stream {
             reset_in: None,
             in_control: false,
             in_data: false,
+            riding: false,
+            heard_last: false,
             wants_read: false,
             wants_write: false,
             waits_for_pool: false,
@@ -594,11 +600,19 @@ impl Session {
         let len = self.keep(key, data)?;
         let is_asked = self.streams.get(key.0).is_some_and(|stream| stream.recv.is_readable());
         if len > 0 && is_asked {
-            self.passengers.push_back((now + RIDE, key));
+            self.ride(now, key);
         } else if len > 0 {
             self.queue_data(key);
         }
         Ok(len)
+    }
+
+    /// What the stream has to send waits for the next message.
+    fn ride(&mut self, now: Instant, key: StreamKey) {
+        if let Some(stream) = self.streams.get_mut(key.0) {
+            stream.riding = true;
+            self.passengers.push_back((now + RIDE, key));
+        }
     }
 
     /// Takes bytes to be sent.
@@ -619,6 +633,7 @@ impl Session {
         self.send_held += len;
         if let Some(stream) = self.streams.get_mut(key.0) {
             stream.send.write(data.slice(..len));
+            stream.heard_last = false;
         }
         Ok(len)
     }
@@ -669,6 +684,29 @@ impl Session {
             stream.send.finish();
             self.queue_data(key);
         }
+    }
+
+    /// As [`Session::finish`], for a program that may just have closed its connection: where the peer spoke last, its
+    /// answer or its own end, nobody is known to wait for this one, which then leaves with the next message, and without
+    /// one after two milliseconds. What ends behind bytes of its own may be a question: that end leaves at once.
+    pub fn finish_riding(&mut self, now: Instant, key: StreamKey) {
+        let rides =
+            self.streams.get(key.0).is_some_and(|stream| stream.heard_last && !stream.send.has_work());
+        if rides && let Some(stream) = self.streams.get_mut(key.0).filter(|stream| stream.reset_in.is_none())
+        {
+            stream.send.finish();
+            self.ride(now, key);
+        } else {
+            self.finish(key);
+        }
+    }
+
+    /// Sends what rides at once, for whoever is about to end the session: a goodbye overtakes it, and an end in good order
+    /// would become a reset. False where nothing rides.
+    pub fn send_riding(&mut self) -> bool {
+        let rides = !self.passengers.is_empty();
+        self.take_passengers(None);
+        rides
     }
 
     /// Whether everything written, and the end if there is one, has been acknowledged.

@@ -42,6 +42,8 @@ const FINAL_AFTER: Duration = Duration::from_secs(15);
 const EAGER: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(10);
+/// What has just ended in good order is to arrive as that, not as a reset with the session: for so long at most.
+const LAST_ENDS: Duration = Duration::from_millis(20);
 /// How long the lanes of a session that has ended may take to leave.
 const LEAVE: Duration = Duration::from_secs(1);
 
@@ -258,6 +260,9 @@ impl Session {
 
     /// Ends the session: resets its streams, tells the agent, and waits until it knows or `grace` has passed.
     pub async fn close(&self, grace: Duration) {
+        if self.shared.with(|state, _| state.session.send_riding()) {
+            let _ = timeout(LAST_ENDS, self.shared.idle()).await;
+        }
         self.shared.with(|state, _| state.session.goodbye(Status::Ok, "the client has left"));
         let _ = timeout(grace, self.shared.stop.cancelled()).await;
         self.shared.stop.cancel();

@@ -295,7 +295,7 @@ impl TunnelStream {
     }
 
     pub(crate) fn finish(&self) {
-        self.shared.with(|state, _| state.session.finish(self.key));
+        self.shared.with(|state, now| state.session.finish_riding(now, self.key));
     }
 }
 

@@ -177,6 +177,7 @@ impl Session {
         }
         let complete = stream.recv.is_complete();
         if readable || complete {
+            stream.heard_last = true;
             self.announce(key);
         }
         self.remove_if_over(key);
@@ -282,8 +283,8 @@ impl Session {
             Item::Stream(key, piece) => {
                 let Some(stream) = self.streams.get_mut(key.0) else { return };
                 let freed = stream.send.on_ack(piece);
-                // The number of frames in flight may have held it back.
-                if stream.send.has_work() {
+                // The number of frames in flight may have held it back; what waits for a message is no reason for one.
+                if stream.send.has_work() && !stream.riding {
                     self.queue_data(key);
                 }
                 self.release_send(freed);

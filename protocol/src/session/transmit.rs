@@ -150,6 +150,9 @@ impl Session {
             && now.is_none_or(|now| until <= now)
         {
             self.passengers.pop_front();
+            if let Some(stream) = self.streams.get_mut(key.0) {
+                stream.riding = false;
+            }
             self.queue_data(key);
         }
     }

@@ -137,7 +137,7 @@ impl Victim {
             match rng.below(8) {
                 0..3 => drop(self.session.write(key, &vec![7; rng.magnitude(1..100_000) as usize].into())),
                 3..6 => drop(self.session.read(now, key, rng.magnitude(1..100_000) as usize)),
-                6 => self.session.finish(key),
+                6 => self.session.finish_riding(now, key),
                 _ => {
                     self.session.release(key);
                     self.streams.swap_remove(index);

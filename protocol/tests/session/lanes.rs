@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use relay_protocol::frame::Frame;
-use relay_protocol::session::{Config, Event};
+use relay_protocol::session::{Config, Event, Read, StreamKey};
 
-use crate::pair::{Pair, frames};
+use crate::pair::{Pair, encoded, frames};
 use crate::simulator::network::Side::{Agent, Client};
 
 const MS: Duration = Duration::from_millis(1);
@@ -70,6 +70,100 @@ fn what_the_peer_may_be_waiting_for_does_not_ride() {
     assert_eq!(pair.agent.write_riding(pair.now, stream, &Bytes::from_static(b"1")), Ok(1));
     let message = pair.take(Agent, 1);
     assert_eq!(frames(&message)[0], Frame::Stream { id: 0, offset: 0, fin: false, data: b"1" });
+}
+
+/// A client whose question was answered, and the answer is acknowledged.
+fn answered(pair: &mut Pair) -> (StreamKey, StreamKey) {
+    let key = pair.open("question");
+    pair.exchange();
+    let agent = pair.accepted();
+    pair.read(Agent, agent);
+    pair.write(Agent, agent, "answer");
+    pair.exchange();
+    (key, agent)
+}
+
+#[test]
+fn the_end_of_an_answered_stream_leaves_with_the_next_message_or_after_two_milliseconds() {
+    for has_company in [true, false] {
+        let mut pair = Pair::new();
+        let (key, _) = answered(&mut pair);
+        pair.client.finish_riding(pair.now, key);
+        assert!(!pair.client.has_work(1, pair.now), "it is worth no message");
+        if has_company {
+            pair.open("next");
+        } else {
+            assert_eq!(pair.client.poll_timeout(), Some(pair.now + 2 * MS));
+            pair.pass(2 * MS);
+        }
+        let message = pair.take(Client, 1);
+        let ends = |frame: &Frame<'_>| matches!(frame, Frame::Stream { id: 0, fin: true, data: b"", .. });
+        let opens = |frame: &Frame<'_>| matches!(frame, Frame::Stream { id: 2, data: b"next", .. });
+        let frames = frames(&message);
+        assert!(frames.iter().any(ends), "{frames:?}");
+        assert_eq!(frames.iter().any(opens), has_company, "{frames:?}");
+    }
+}
+
+#[test]
+fn an_end_that_answers_an_end_rides_too() {
+    let mut pair = Pair::new();
+    let (key, agent) = answered(&mut pair);
+    pair.client.finish(key);
+    let bytes = pair.take(Client, 1);
+    pair.give(Agent, 1, &bytes);
+    assert_eq!(pair.read(Agent, agent), (String::new(), Read::End));
+    pair.agent.finish_riding(pair.now, agent);
+    assert!(!pair.agent.has_work(1, pair.now));
+    pair.pass(2 * MS);
+    pair.exchange();
+    assert_eq!(pair.read(Client, key), ("answer".into(), Read::End));
+    pair.client.release(key);
+    pair.agent.release(agent);
+    assert_eq!((pair.client.stats().streams, pair.agent.stats().streams), (0, 0));
+}
+
+#[test]
+fn an_end_behind_bytes_of_its_own_does_not_ride() {
+    let mut pair = Pair::new();
+    let (key, agent) = answered(&mut pair);
+    pair.write(Client, key, "last question");
+    pair.client.finish_riding(pair.now, key);
+    let message = pair.take(Client, 1);
+    assert!(matches!(frames(&message)[0], Frame::Stream { fin: true, data: b"last question", .. }));
+    pair.give(Agent, 1, &message);
+    assert_eq!(pair.read(Agent, agent), ("last question".into(), Read::End));
+    pair.write(Agent, agent, "last answer");
+    pair.take(Agent, 1);
+    pair.agent.finish_riding(pair.now, agent);
+    let message = pair.take(Agent, 1);
+    assert!(
+        matches!(frames(&message)[0], Frame::Stream { fin: true, data: b"", .. }),
+        "sent, and still the last word"
+    );
+}
+
+#[test]
+fn an_acknowledgement_is_no_reason_to_send_what_rides() {
+    let mut pair = Pair::new();
+    let key = pair.open("question");
+    pair.exchange();
+    let agent = pair.accepted();
+    pair.read(Agent, agent);
+    pair.write(Agent, agent, "answer");
+    let bytes = pair.take(Agent, 1);
+    pair.give(Client, 1, &bytes);
+    pair.client.finish(key);
+    let message = pair.take(Client, 1);
+    let is_end = |frame: &Frame<'_>| matches!(frame, Frame::Stream { .. });
+    let (end, rest): (Vec<_>, Vec<_>) = frames(&message).into_iter().partition(is_end);
+    assert!(matches!(rest[..], [.., Frame::LaneAck { .. }]), "{rest:?}");
+    pair.give(Agent, 1, &encoded(&end));
+    pair.agent.finish_riding(pair.now, agent);
+    pair.give(Agent, 1, &encoded(&rest));
+    assert!(!pair.agent.has_work(1, pair.now));
+    pair.pass(2 * MS);
+    assert!(pair.agent.has_work(1, pair.now));
 }
 
 #[test]

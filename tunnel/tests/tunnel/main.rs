@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails here should panic")]
 
+mod messages;
 mod recovery;
 mod support;
 
@@ -47,6 +48,7 @@ over_every_pipe!(
     half_closed_streams_survive_the_loss_of_every_lane,
     datagrams_come_back_whole,
     close_is_seen_by_the_agent_and_resets_streams,
+    what_ended_before_the_session_is_not_reset_with_it,
     drain_lets_streams_finish_and_refuses_new_ones,
     an_agent_that_forgot_the_session_resets_its_streams,
     splice_passes_half_close_and_resets,
@@ -222,6 +224,16 @@ async fn close_is_seen_by_the_agent_and_resets_streams(kind: Kind) {
     let mut activity = rig.agent.activity();
     let end = activity.wait_for(|activity| activity.goodbyes == 1).await.unwrap();
     assert_eq!(end.sessions, 0);
+}
+
+async fn what_ended_before_the_session_is_not_reset_with_it(kind: Kind) {
+    let rig = Rig::start(kind).await;
+    let mut stream = rig.open(port::ECHO).await;
+    stream.write_all(b"question").await.unwrap();
+    stream.read_exact(&mut [0; 8]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    rig.session.close(Duration::from_secs(1)).await;
+    assert_eq!(rig.ended(port::ECHO).await, Ok(()));
 }
 
 async fn drain_lets_streams_finish_and_refuses_new_ones(kind: Kind) {

@@ -169,7 +169,7 @@ impl Program {
             && record.reset.is_none()
             && !self.write_failed
         {
-            return self.end(session, ending, script.lingers, number, records);
+            return self.end(session, clock, ending, script.lingers, number, records);
         }
         let head = if side == Side::Client { TAG } else { STATUS };
         let saw_end = record.saw.is_some();
@@ -184,7 +184,7 @@ impl Program {
         let all = record.written == goal && (script.start == Start::AtOnce || saw_end);
         let may_end = all && (saw_end || script.ending != Ending::FinishAfterEnd);
         if open && may_end && record.written >= head {
-            return self.end(session, script.ending, script.lingers, number, records);
+            return self.end(session, clock, script.ending, script.lingers, number, records);
         }
         // After the end, only a reset is left to be read.
         let reset = self.write_failed || record.reset.is_some();
@@ -277,6 +277,7 @@ impl Program {
     fn end(
         &mut self,
         session: &mut Session,
+        clock: Instant,
         ending: Ending,
         lingers: bool,
         number: usize,
@@ -285,7 +286,7 @@ impl Program {
         let record = &mut records[number][self.side.index()];
         match ending {
             Ending::Finish | Ending::FinishAfterEnd => {
-                session.finish(self.key);
+                session.finish_riding(clock, self.key);
                 record.finished = true;
                 Next::Again
             }
