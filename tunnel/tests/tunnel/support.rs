@@ -121,7 +121,7 @@ impl Dialer for Wire {
     }
 }
 
-type Ends = HashMap<u16, Result<(), Status>>;
+pub(crate) type Ends = HashMap<u16, Result<(), Status>>;
 
 /// Everything a test needs.
 pub(crate) struct Rig {
@@ -212,7 +212,7 @@ impl Rig {
     }
 }
 
-async fn serve(mut incoming: mpsc::Receiver<Incoming>, ends: watch::Sender<Ends>) {
+pub(crate) async fn serve(mut incoming: mpsc::Receiver<Incoming>, ends: watch::Sender<Ends>) {
     while let Some(incoming) = incoming.recv().await {
         let ends = ends.clone();
         tokio::spawn(async move {
