@@ -43,9 +43,9 @@ const NAME: &str = "relay-bench";
 /// Options of `cargo xtask bench`.
 #[derive(Args)]
 #[command(after_help = "\
-On the machine itself 5 runs take about 20 minutes, and one run over all links that have goals about as long. What was
-measured in full, without --quick and --only, replaces its section of docs/performance.md; the others stay as they
-were: so the links can be measured at another time. The machine should have nothing else to do.")]
+On the machine itself 5 runs take about 20 minutes, and one run over all links that have goals about as long. \
+What was measured in full, without --quick and --only, replaces its section of docs/performance.md; the others \
+stay as they were: so the links can be measured at another time. The machine should have nothing else to do.")]
 pub(crate) struct Options {
     #[command(subcommand)]
     role: Option<Role>,
