@@ -64,7 +64,7 @@ pub struct TraceArgs {
 const EXAMPLES: &str = "\
 Forwards as `kubectl relay` does, and tells each HTTP exchange on a line of its own (HTTP/1, and HTTP/2 without TLS; gRPC's
 status too): path, status, duration, bytes on the wire. Of other connections it tells once what they are. Traffic passes
-unchanged, and is not slowed down: what can't be told or written in time is counted. Header values and bodies are never
+unchanged, and never waits for it: what can't be told or written in time is counted. Header values and bodies are never
 shown, query strings with --show-query. A capture holds everything, passwords too.
 
 Examples:
