@@ -18,24 +18,17 @@ pub(super) fn rate(options: &Options) -> Result<Figures> {
     let next = AtomicUsize::new(0);
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(options.seconds);
-    let results: Vec<Result<usize>> = thread::scope(|scope| {
-        let work = || {
-            let mut done = 0;
-            while Instant::now() < end {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= options.count {
-                    break;
-                }
-                drop(used_once(options, number)?);
-                done += 1;
+    let results = in_threads(options.streams, || {
+        let mut done = 0;
+        while Instant::now() < end {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= options.count {
+                break;
             }
-            Ok(done)
-        };
-        let threads: Vec<_> = (0..options.streams).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a connection's thread failed")))
-            .collect()
+            drop(used_once(options, number)?);
+            done += 1;
+        }
+        Ok(done)
     });
     let seconds = start.elapsed().as_secs_f64();
     let mut done = 0;
@@ -43,6 +36,17 @@ pub(super) fn rate(options: &Options) -> Result<Figures> {
         done += result?;
     }
     Ok(Figures::from([("per_s", done as f64 / seconds), ("connections", done as f64)]))
+}
+
+/// What each of so many threads has got by the same work.
+fn in_threads<T: Send>(count: usize, work: impl Fn() -> Result<T> + Sync) -> Vec<Result<T>> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..count).map(|_| scope.spawn(&work)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a connection's thread failed")))
+            .collect()
+    })
 }
 
 fn used_once(options: &Options, number: usize) -> Result<TcpStream> {
@@ -70,22 +74,15 @@ pub(super) fn first(options: &Options) -> Result<Figures> {
 pub(super) fn hold(options: &Options) -> Result<()> {
     let next = AtomicUsize::new(0);
     let start = Instant::now();
-    let held: Vec<Result<Vec<TcpStream>>> = thread::scope(|scope| {
-        let work = || {
-            let mut held = Vec::new();
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= options.count {
-                    return Ok(held);
-                }
-                held.push(used_once(options, number)?);
+    let held = in_threads(options.streams, || {
+        let mut held = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= options.count {
+                return Ok(held);
             }
-        };
-        let threads: Vec<_> = (0..options.streams).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a connection's thread failed")))
-            .collect()
+            held.push(used_once(options, number)?);
+        }
     });
     let seconds = start.elapsed().as_secs_f64();
     let held = held.into_iter().collect::<Result<Vec<_>>>()?;
