@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 /// # Errors
 /// The system has no such option, or does not take the number.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "no well-kept crate sets this option")]
 pub(crate) fn set_receive_low_water(socket: &TcpStream, bytes: usize) -> io::Result<()> {
     use std::os::fd::AsRawFd as _;
 

@@ -71,7 +71,7 @@ fn mode(arguments: impl Iterator<Item = String>) -> Mode {
         ["--cases"] => Mode::Listed,
         ["--case", name, "--times", times] => match times.parse() {
             Ok(times) => Mode::Repeated { name: name.to_owned(), times, found: false },
-            Err(_) => panic!("{times:?} is no number"),
+            Err(_) => panic!("{times:?} is no number"), // Whoever runs a program of cases is to see it.
         },
         _ => Mode::Timed(Box::new(Criterion::default().configure_from_args())),
     }

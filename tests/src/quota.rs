@@ -50,7 +50,7 @@ impl Quota {
 
 impl Drop for Quota {
     fn drop(&mut self) {
-        // Its last program may be about to end.
+        // Its last program may be about to end, and version 1 tells nobody when it has.
         let since = Instant::now();
         while fs::remove_dir(&self.folder).is_err() && since.elapsed() < Duration::from_secs(5) {
             std::thread::sleep(Duration::from_millis(20));

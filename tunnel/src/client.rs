@@ -517,21 +517,23 @@ fn jittered(wait: Duration) -> Duration {
 /// An attempt under way: a lane's dial and hello, or only its hello.
 type Attempt<Io> = std::pin::Pin<Box<dyn Future<Output = Result<Welcomed<Io>, DialError>> + Send>>;
 
-fn no_answer() -> DialError {
-    DialError::passing(format!("no answer from the agent within {} s", ATTEMPT.as_secs()))
+/// Gives an attempt, or a part of it, up when it takes too long.
+async fn in_time<T>(attempt: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
+    let late =
+        |_| Err(DialError::passing(format!("no answer from the agent within {} s", ATTEMPT.as_secs())));
+    timeout(ATTEMPT, attempt).await.unwrap_or_else(late)
 }
 
 async fn connect<D: Dialer>(shared: Arc<Shared>, dialer: Arc<D>) -> Result<Welcomed<D::Io>, DialError> {
-    let attempt = async { say_hello(&shared, dialer.dial().await?).await };
-    timeout(ATTEMPT, attempt).await.unwrap_or_else(|_| Err(no_answer()))
+    in_time(async { say_hello(&shared, dialer.dial().await?).await }).await
 }
 
 async fn dial_extra<D: Dialer>(dialer: Arc<D>) -> Result<D::Io, DialError> {
-    timeout(ATTEMPT, dialer.dial()).await.unwrap_or_else(|_| Err(no_answer()))
+    in_time(dialer.dial()).await
 }
 
 async fn greet<Io: LaneIo>(shared: Arc<Shared>, io: Io) -> Result<Welcomed<Io>, DialError> {
-    timeout(ATTEMPT, say_hello(&shared, io)).await.unwrap_or_else(|_| Err(no_answer()))
+    in_time(say_hello(&shared, io)).await
 }
 
 async fn say_hello<Io: LaneIo>(shared: &Arc<Shared>, io: Io) -> Result<Welcomed<Io>, DialError> {

@@ -35,6 +35,10 @@ impl Results {
         *self.failures.entry(format!("{}, {group:?}: {error:#}", tool.name())).or_default() += 1;
     }
 
+    fn row(&self, key: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.key == key)
+    }
+
     /// What the row shows of a tool: mostly a median.
     fn shown(&self, row: &Row, tool: Tool) -> Option<f64> {
         let key = row.highest_of.unwrap_or(row.key);
@@ -61,7 +65,7 @@ impl Results {
             }
             Goal::Value(wanted) => (self.shown(row, Tool::Relay)?, wanted),
             Goal::Of(key, wanted) => {
-                let other = self.rows.iter().find(|row| row.key == key)?;
+                let other = self.row(key)?;
                 (self.shown(row, Tool::Relay)?, self.shown(other, Tool::Relay)? * wanted)
             }
             Goal::None => return None,
@@ -74,7 +78,7 @@ impl Results {
     fn most(&self, direction: &str) -> Option<f64> {
         let theirs = |name: &str| {
             let key = format!("{direction}_cpu_{name}");
-            self.shown(self.rows.iter().find(|row| row.key == key)?, Tool::PortForward)
+            self.shown(self.row(&key)?, Tool::PortForward)
         };
         let rest: f64 =
             ["kube-apiserver", "kubelet", "containerd", "load"].iter().filter_map(|name| theirs(name)).sum();
@@ -102,7 +106,7 @@ impl Results {
                 Goal::RatioBeyondStraight(wanted) => format!("{sign} {wanted} ×, better than straight"),
                 Goal::Value(wanted) => format!("{sign} {wanted}"),
                 Goal::Of(key, wanted) => {
-                    let title = self.rows.iter().find(|row| row.key == key).map_or(key, |row| row.title);
+                    let title = self.row(key).map_or(key, |row| row.title);
                     format!("{sign} {wanted} × its own for “{title}”")
                 }
                 Goal::None => String::new(),
@@ -326,8 +330,7 @@ mod tests {
         let mut results = Results::new("80ms".parse().unwrap());
         results.add("download_1", Tool::PortForward, 10.0);
         results.add("download_1", Tool::Relay, 30.0);
-        let met =
-            |results: &Results| results.met(results.rows.iter().find(|row| row.key == "download_1").unwrap());
+        let met = |results: &Results| results.met(results.row("download_1").unwrap());
         results.add("download_1", Tool::Straight, 40.0);
         assert_eq!(met(&results), Some(false));
         results.add("download_1", Tool::Straight, 10.0);
