@@ -97,17 +97,21 @@ impl Dialer for Wire {
     type Io = Halves;
 
     async fn dial(&self) -> Result<Halves, DialError> {
-        self.lanes.dials.fetch_add(1, Ordering::SeqCst);
+        let count = || self.lanes.dials.fetch_add(1, Ordering::SeqCst);
         if self.lanes.refuses.load(Ordering::SeqCst) {
+            count();
             return Err(DialError { message: "refused".into(), fatal: false, gone: false });
         }
         if self.lanes.swallows.load(Ordering::SeqCst) {
+            count();
             return std::future::pending().await;
         }
-        let (client, client_end) = self.kind.pair().await;
-        let (agent_end, agent) = self.kind.pair().await;
+        // Whatever is counted can be cut, connected or not: one that a cut passed over would be a lane that nobody misses.
         let cut = CancellationToken::new();
         self.lanes.cuts.lock().unwrap().push(cut.clone());
+        count();
+        let (client, client_end) = self.kind.pair().await;
+        let (agent_end, agent) = self.kind.pair().await;
         tokio::spawn(async move {
             let (mut one, mut two) = (client_end, agent_end);
             tokio::select! {
