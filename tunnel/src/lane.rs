@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use relay_lowwater::BulkReader;
 use relay_protocol::session::BATCH;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -35,16 +36,17 @@ pub trait LaneIo: Send + 'static {
 }
 
 impl LaneIo for TcpStream {
-    type Read = OwnedReadHalf;
+    type Read = BulkReader<OwnedReadHalf>;
     type Write = OwnedWriteHalf;
 
     fn into_halves(self) -> (Self::Read, Self::Write) {
-        self.into_split()
+        let (read, write) = self.into_split();
+        (BulkReader::new(read), write)
     }
 
     fn adopted(read: Self::Read, write: Self::Write, turns: &Turns) -> io::Result<(Self::Read, Self::Write)> {
-        let socket = read.reunite(write).map_err(io::Error::other)?;
-        Ok(turns.adopt(socket)?.into_split())
+        let socket = read.into_inner().reunite(write).map_err(io::Error::other)?;
+        Ok(turns.adopt(socket)?.into_halves())
     }
 }
 

@@ -8,12 +8,34 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use http::Uri;
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use relay_lowwater::LowWater;
+use tokio::net::TcpStream;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt as _};
 
-trait Stream: Read + Write + Connection + Send + Unpin {}
-impl<T: Read + Write + Connection + Send + Unpin> Stream for T {}
+/// What a connector makes.
+pub(super) trait Stream: Read + Write + Connection + Send + Unpin {
+    /// The socket, where there is nothing above it.
+    fn socket(&mut self) -> Option<&mut TcpStream>;
+}
+
+impl Stream for TokioIo<TcpStream> {
+    fn socket(&mut self) -> Option<&mut TcpStream> {
+        Some(self.inner_mut())
+    }
+}
+
+impl<T> Stream for MaybeHttpsStream<T>
+where
+    Self: Read + Write + Connection + Send + Unpin,
+{
+    fn socket(&mut self) -> Option<&mut TcpStream> {
+        None
+    }
+}
 
 /// What is read ahead of TLS at first and at most, in bytes. TLS itself asks for 4 KiB at a time.
 const FIRST_AHEAD: usize = 16 * 1024;
@@ -22,6 +44,7 @@ const MOST_AHEAD: usize = 128 * 1024;
 /// A connection to the API server's port: TCP, or TCP through a proxy.
 pub(super) struct Transport {
     stream: Box<dyn Stream>,
+    water: LowWater,
     /// Grows while reads fill it: most connections carry little.
     ahead: Vec<u8>,
     start: usize,
@@ -33,13 +56,19 @@ impl Transport {
     pub(super) fn from<C>(connector: C) -> BoxCloneSyncService<Uri, Self, BoxError>
     where
         C: Service<Uri> + Clone + Send + Sync + 'static,
-        C::Response: Read + Write + Connection + Send + Unpin + 'static,
+        C::Response: Stream + 'static,
         C::Error: Into<BoxError>,
         C::Future: Send + 'static,
     {
         BoxCloneSyncService::new(
             connector
-                .map_response(|stream| Self { stream: Box::new(stream), ahead: Vec::new(), start: 0, end: 0 })
+                .map_response(|stream| Self {
+                    stream: Box::new(stream),
+                    water: LowWater::default(),
+                    ahead: Vec::new(),
+                    start: 0,
+                    end: 0,
+                })
                 .map_err(Into::<BoxError>::into),
         )
     }
@@ -53,16 +82,22 @@ impl Read for Transport {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.start == this.end {
-            if target.remaining() >= MOST_AHEAD {
-                return Pin::new(&mut this.stream).poll_read(cx, target);
-            }
             if this.end == this.ahead.len() {
                 this.ahead.resize((this.ahead.len() * 2).clamp(FIRST_AHEAD, MOST_AHEAD), 0);
             }
             (this.start, this.end) = (0, 0);
-            let mut ahead = ReadBuf::new(&mut this.ahead);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, ahead.unfilled()))?;
-            this.end = ahead.filled().len();
+            this.end = match this.stream.socket() {
+                Some(socket) => {
+                    let mut ahead = tokio::io::ReadBuf::new(&mut this.ahead);
+                    ready!(this.water.poll_read(socket, cx, &mut ahead))?;
+                    ahead.filled().len()
+                }
+                None => {
+                    let mut ahead = ReadBuf::new(&mut this.ahead);
+                    ready!(Pin::new(&mut this.stream).poll_read(cx, ahead.unfilled()))?;
+                    ahead.filled().len()
+                }
+            };
         }
         let len = target.remaining().min(this.end - this.start);
         target.put_slice(&this.ahead[this.start..this.start + len]);
