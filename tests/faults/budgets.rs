@@ -4,7 +4,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ const TARGET: &str = "host/web.default.svc.cluster.local";
 const EACH_WAY: usize = 500;
 /// Of each stream: more in all than the ends and the sockets between could hold.
 const LEN: u64 = MIB;
+/// What each upload sends before all have begun.
+const BEGIN: u64 = 64 * 1024;
 
 #[test]
 fn a_thousand_busy_streams_and_a_cut_stay_within_the_budgets() {
@@ -28,16 +30,18 @@ fn a_thousand_busy_streams_and_a_cut_stay_within_the_budgets() {
     let (relay, sink) = Relay::start_as(&path.kubeconfig(), &args);
     let (source, echo) = (relay.next_forward(), relay.next_forward());
     let echoes = Echoes::start(echo, 5);
-    // All of them are open before anything large is under way, so that the cut finds all of them busy.
-    let go = Arc::new(Barrier::new(2 * EACH_WAY + 1));
+    // All of them have begun before any goes further, so that the cut finds all of them busy, however quick the path is.
+    let gate = Arc::new(RwLock::new(()));
+    let closed = gate.write().unwrap();
     let (taken, given) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let ups: Vec<_> = (0..EACH_WAY).map(|_| upload(sink, go.clone(), taken.clone())).collect();
-    let downs: Vec<_> = (0..EACH_WAY).map(|_| download(source, go.clone(), given.clone())).collect();
-    go.wait();
-    wait_until("bytes go both ways", Duration::from_secs(60), || {
-        taken.load(Ordering::Relaxed) > MIB && given.load(Ordering::Relaxed) > MIB
+    let ups: Vec<_> = (0..EACH_WAY).map(|_| upload(sink, gate.clone(), taken.clone())).collect();
+    let downs: Vec<_> = (0..EACH_WAY).map(|_| download(source, gate.clone(), given.clone())).collect();
+    wait_until("all have begun", Duration::from_secs(60), || {
+        taken.load(Ordering::Relaxed) == EACH_WAY as u64 * BEGIN
+            && given.load(Ordering::Relaxed) == EACH_WAY as u64
     });
     let since = Instant::now();
+    drop(closed);
     path.cut();
     relay.wait_state("reconnecting", since, Duration::from_secs(30));
     // What the sockets take they take soon; then nothing more.
@@ -82,14 +86,16 @@ fn a_thousand_busy_streams_and_a_cut_stay_within_the_budgets() {
 type Stream = thread::JoinHandle<io::Result<()>>;
 
 /// Uploads, and tells how much of it was taken from the program.
-fn upload(sink: SocketAddr, go: Arc<Barrier>, taken: Arc<AtomicU64>) -> Stream {
+fn upload(sink: SocketAddr, gate: Arc<RwLock<()>>, taken: Arc<AtomicU64>) -> Stream {
     let mut stream = connect(sink);
     // What waits, waits in the program and not in the kernel.
     socket2::SockRef::from(&stream).set_send_buffer_size(32 * 1024).unwrap();
     thread::spawn(move || {
         let mut pattern = Pattern::new();
-        go.wait();
-        for _ in 0..LEN / 4096 {
+        for sent in (0..LEN).step_by(4096) {
+            if sent == BEGIN {
+                drop(gate.read());
+            }
             stream.write_all(&pattern.take(4096))?;
             taken.fetch_add(4096, Ordering::Relaxed);
         }
@@ -101,14 +107,15 @@ fn upload(sink: SocketAddr, go: Arc<Barrier>, taken: Arc<AtomicU64>) -> Stream {
     })
 }
 
-/// Downloads, and tells when bytes come.
-fn download(source: SocketAddr, go: Arc<Barrier>, given: Arc<AtomicU64>) -> Stream {
+/// Downloads, and counts as one when bytes come.
+fn download(source: SocketAddr, gate: Arc<RwLock<()>>, given: Arc<AtomicU64>) -> Stream {
     let mut stream = connect(source);
     thread::spawn(move || {
-        go.wait();
         writeln!(stream, "{LEN}")?;
         // Looked at, not taken: the check below wants to see all.
-        given.fetch_add(stream.peek(&mut [0; 16 * 1024])? as u64, Ordering::Relaxed);
+        stream.peek(&mut [0])?;
+        given.fetch_add(1, Ordering::Relaxed);
+        drop(gate.read());
         receive_pattern(&mut stream, LEN)
     })
 }
