@@ -87,12 +87,12 @@ impl<'a> Attempt<'a> {
     }
 
     /// The agent, whose pod runs now.
-    pub(super) fn running(self, Placed { pod, uid, node }: Placed) -> Running {
+    pub(super) fn running(self, Placed { pod, uid, node, seen }: Placed) -> Running {
         self.launcher.output.waiting("connecting to the agent");
         let namespace = self.launcher.namespace.clone();
         let is_carried = self.watch.config_map.is_some();
         let origin = if is_carried { AgentOrigin::Embedded } else { AgentOrigin::Image };
-        Running { job: Some(self.name), origin, namespace, pod, uid, node, pods: self.pods }
+        Running { job: Some(self.name), origin, namespace, pod, uid, node, pods: self.pods, seen: seen.into() }
     }
 
     /// Removes what was created; gives the error that was the reason.
@@ -106,7 +106,7 @@ impl<'a> Attempt<'a> {
         error
     }
 
-    /// Waits until the pod runs. What stands in the way is told and waited for, and ends the wait where it is one of
+    /// Waits until the pod runs, or its agent has been started at least. What stands in the way is told and waited for, and ends the wait where it is one of
     /// `until`, which another attempt would do otherwise.
     pub(super) async fn wait(&mut self, until: &[Other]) -> Result<Placed, LaunchError> {
         let Self { launcher, pods, watch, _pod_events: pod_events, .. } = self;
@@ -120,12 +120,18 @@ impl<'a> Attempt<'a> {
             }
             let pod = snapshot.objects.values().next().cloned();
             let state = pod.as_deref().map(diagnosis::of_pod);
-            if let (Some(PodState::Running), Some(pod)) = (&state, &pod) {
-                return Ok(Placed {
-                    pod: pod.metadata.name.clone().unwrap_or_default(),
-                    uid: pod.metadata.uid.clone().unwrap_or_default(),
-                    node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-                });
+            let placed = |pod: &Pod, seen| Placed {
+                pod: pod.metadata.name.clone().unwrap_or_default(),
+                uid: pod.metadata.uid.clone().unwrap_or_default(),
+                node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+                seen,
+            };
+            match (&state, &pod) {
+                (Some(PodState::Running), Some(pod)) => return Ok(placed(pod, true)),
+                (Some(PodState::Waiting(_)), Some(pod)) if watch.has_started(pod) => {
+                    return Ok(placed(pod, false));
+                }
+                _ => {}
             }
             if pod_events.is_none()
                 && let Some(name) = pod.as_ref().and_then(|pod| pod.metadata.name.as_deref())
@@ -178,6 +184,8 @@ pub(super) struct Placed {
     pod: String,
     uid: String,
     node: Option<String>,
+    /// Its status says so; else an event does, which comes earlier.
+    seen: bool,
 }
 
 /// What an attempt is waiting for, and what it has said already.
@@ -210,6 +218,11 @@ impl Watch {
     fn waits_for(&self, pod: Option<&Pod>) -> String {
         let events = self.pod_events.as_ref().map(|events| Arc::clone(&events.borrow().objects));
         waits_for(pod, events.iter().flat_map(|events| events.values()).map(|event| &**event))
+    }
+
+    fn has_started(&self, pod: &Pod) -> bool {
+        let events = self.pod_events.as_ref().map(|events| Arc::clone(&events.borrow().objects));
+        events.is_some_and(|events| events.values().any(|event| diagnosis::is_start(event, pod)))
     }
 
     /// What the events say. The Job's own complaints are over once there is a pod.

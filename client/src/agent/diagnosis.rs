@@ -181,6 +181,16 @@ fn unschedulable(pod: &Pod) -> Option<Trouble> {
     })
 }
 
+/// Whether an event tells that this pod's agent has been started. The node says so at once, where the pod's status follows
+/// the node's next look at its containers, up to a second later.
+pub fn is_start(event: &Event, pod: &Pod) -> bool {
+    let of = &event.involved_object;
+    event.reason.as_deref() == Some("Started")
+        && of.uid.is_some()
+        && of.uid == pod.metadata.uid
+        && of.field_path.as_deref() == Some(&format!("spec.containers{{{CONTAINER}}}"))
+}
+
 /// Reads an event of the agent's Job or pod.
 pub fn of_event(event: &Event) -> Option<Trouble> {
     let message = one_line(event.message.as_deref().unwrap_or_default());
@@ -212,6 +222,13 @@ pub fn of_event(event: &Event) -> Option<Trouble> {
         "FailedCreate" => trouble(
             format!("the agent's pod cannot be made: {message}"),
             "kubectl get events says more",
+            false,
+        ),
+        // The node's own look at the ConfigMap took more than a second, and it looks again half a second later.
+        "FailedMount" if message.contains("failed to sync") && message.contains("timed out") => None,
+        "FailedMount" if message.contains(&format!("volume \"{VOLUME}\"")) => trouble(
+            format!("the node cannot have the agent that this plugin carries: {message}"),
+            "kubectl get events says more; --server.node-selector picks another node",
             false,
         ),
         "FailedMount" | "FailedAttachVolume" => trouble(
@@ -353,6 +370,38 @@ mod tests {
         ));
         let PodState::Ended(trouble) = state else { panic!("{state:?}") };
         assert_eq!(trouble.what, "the agent's pod is over (Evicted): The node was low on resource: memory.");
+    }
+
+    #[test]
+    fn the_start_of_another_container_or_of_an_earlier_pod_is_not_the_agents() {
+        let mut pod = pod(json!({}));
+        pod.metadata.uid = Some("u".into());
+        let tells = |reason: &str, uid: Option<&str>, path: &str| {
+            let of = json!({"uid": uid, "fieldPath": path});
+            let event = json!({"metadata": {}, "involvedObject": of, "reason": reason});
+            is_start(&serde_json::from_value(event).unwrap(), &pod)
+        };
+        assert!(tells("Started", Some("u"), "spec.containers{agent}"));
+        assert!(!tells("Created", Some("u"), "spec.containers{agent}"));
+        assert!(!tells("Started", Some("u"), "spec.containers{sidecar}"));
+        assert!(!tells("Started", Some("u"), "spec.initContainers{agent}"));
+        assert!(!tells("Started", Some("v"), "spec.containers{agent}"));
+        assert!(!tells("Started", None, "spec.containers{agent}"));
+    }
+
+    #[test]
+    fn a_volume_is_blamed_on_a_patch_only_if_it_comes_from_one_and_not_while_the_node_looks_again() {
+        let of_mount = |volume: &str, why: &str| {
+            let message = format!("MountVolume.SetUp failed for volume \"{volume}\" : {why}");
+            of_event(&event("FailedMount", &message))
+        };
+        let slow = "failed to sync configmap cache: timed out waiting for the condition";
+        assert_eq!(of_mount(VOLUME, slow), None);
+        let absent = "configmap \"c\" not found";
+        let ours = of_mount(VOLUME, absent).unwrap();
+        assert!(ours.what.ends_with(absent), "{}", ours.what);
+        assert!(!ours.hint.contains("patch"), "{}", ours.hint);
+        assert_eq!(of_mount("data", absent).unwrap().hint, "check the volumes in your patch");
     }
 
     #[test]

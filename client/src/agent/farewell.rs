@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{
+    diagnosis::Trouble,
     jobs::Jobs,
     launch::{Fate, Running},
     supervisor::Current,
@@ -101,8 +102,9 @@ impl Farewell {
     async fn gone(&self) -> String {
         let over = async {
             loop {
-                if let Fate::Gone(reason) = self.agent.fate_after(Some(&Fate::Ending)).await {
-                    break reason;
+                match self.agent.fate_after(Some(&Fate::Ending)).await {
+                    Fate::Gone(reason) | Fate::Failed(Trouble { what: reason, .. }) => break reason,
+                    Fate::Ending => {}
                 }
             }
         };

@@ -234,6 +234,7 @@ impl Inner {
             uid: uid(pod),
             node: node(pod),
             pod: name,
+            seen: true.into(),
         }))
     }
 

@@ -1,6 +1,12 @@
 //! From nothing to a running agent: from its image, or from this plugin when no image of it can be had.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -20,7 +26,7 @@ use super::{
 };
 use crate::{
     cli::{args::AgentSource, settings::AgentSettings},
-    cluster::{access::Access, api::ApiError, follow::Follow, resolve::TargetPods},
+    cluster::{access::Access, api::ApiError, follow::Follow, ready::phase, resolve::TargetPods},
     ledger::{AgentName, AgentOrigin},
     output::Output,
 };
@@ -70,6 +76,8 @@ pub struct Running {
     /// Where it runs.
     pub node: Option<String>,
     pub(super) pods: Follow<Pod>,
+    /// Whether the pod was ever seen to run.
+    pub(super) seen: AtomicBool,
 }
 
 /// An agent that does not come to run.
@@ -392,6 +400,8 @@ pub enum Fate {
     Ending,
     /// It is no more.
     Gone(String),
+    /// It has ended without ever having been seen to run: another one would do the same.
+    Failed(Trouble),
 }
 
 impl Running {
@@ -417,17 +427,29 @@ impl Running {
         }
         match diagnosis::of_pod(pod) {
             PodState::Ending => Some(Fate::Ending),
+            PodState::Ended(trouble) if !self.seen.load(Ordering::Relaxed) => Some(Fate::Failed(trouble)),
             PodState::Ended(trouble) => Some(Fate::Gone(trouble.what)),
-            PodState::Running | PodState::Waiting(_) => None,
+            PodState::Running => {
+                self.was_seen();
+                None
+            }
+            PodState::Waiting(_) => None,
         }
     }
 
+    /// The agent works, whatever its pod's status says yet.
+    pub fn was_seen(&self) {
+        self.seen.store(true, Ordering::Relaxed);
+    }
+
     /// Whether the cluster holds the pod for not ready, or it should have ended by now: with an agent that is not
-    /// reached, the sign that its node is gone. Its object stays for minutes, or for ever.
+    /// reached, the sign that its node is gone. Its object stays for minutes, or for ever. Of one that has just been started
+    /// nobody knows yet.
     pub fn is_given_up(&self, now: Timestamp) -> bool {
         let snapshot = self.pods.snapshot();
         let Some(pod) = snapshot.objects.get(&self.pod) else { return snapshot.synced };
-        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
+        let status = pod.status.as_ref().filter(|_| phase(pod) != "Pending");
+        let conditions = status.and_then(|status| status.conditions.as_deref());
         let mut conditions = conditions.unwrap_or_default().iter();
         // The time of the deletion is that of the end of the grace.
         let overdue = pod.metadata.deletion_timestamp.as_ref().is_some_and(|time| time.0 < now);

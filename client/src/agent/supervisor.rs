@@ -297,6 +297,10 @@ impl Supervisor {
                     let end = match fate {
                         Fate::Ending => End::Draining,
                         Fate::Gone(reason) => End::AgentLost { reason, node: false },
+                        Fate::Failed(trouble) => {
+                            session.abandon(&trouble.what);
+                            return Err(LaunchError::Trouble(trouble));
+                        }
                     };
                     return Ok((session, end));
                 }
@@ -323,6 +327,9 @@ impl Supervisor {
                         _ => told.clone_from(&unreached),
                     }
                     let ready = matches!(state, State::Ready);
+                    if ready {
+                        agent.was_seen();
+                    }
                     self.current.send_replace(Current::Session { session: session.clone(), ready });
                     if let State::Lost { refused: true, .. } = state
                         && let Some(error) = failures.borrow().as_ref().and_then(|error| final_refusal(error, agent.is_shared()))

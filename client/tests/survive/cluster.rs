@@ -53,6 +53,8 @@ struct State {
     mood: Mutex<Mood>,
     token: Mutex<String>,
     away: Mutex<HashMap<&'static str, Away>>,
+    /// No pod's status ever tells of its start: an event alone does.
+    is_silent: Mutex<bool>,
     /// Open connections, those of lanes with their node.
     connections: Mutex<Vec<(Option<&'static str>, CancellationToken)>>,
 }
@@ -73,6 +75,7 @@ impl Cluster {
             mood: Mutex::new(Mood::Fine),
             token: Mutex::new("first".into()),
             away: Mutex::default(),
+            is_silent: Mutex::default(),
             connections: Mutex::default(),
         }))
     }
@@ -135,6 +138,21 @@ impl Cluster {
         });
     }
 
+    /// From now on only events tell that an agent was started.
+    pub(crate) fn tell_by_events_only(&self) {
+        *self.0.is_silent.lock().unwrap() = true;
+    }
+
+    /// The status of every pod tells that its agent has ended.
+    pub(crate) fn end_agents(&self, code: u8) {
+        let ended = json!({"phase": "Failed", "containerStatuses": [
+            {"name": "agent", "image": "r/i:1", "imageID": "", "ready": false, "restartCount": 0,
+             "state": {"terminated": {"exitCode": code, "reason": "Error"}}}]});
+        self.0.pods.send_modify(|pods| {
+            pods.values_mut().for_each(|pod| pod.object["status"] = ended.clone());
+        });
+    }
+
     /// Every agent starts again in its container: its lanes break, and it knows no session.
     pub(crate) fn restart_agents(&self) {
         self.0.pods.send_modify(|pods| pods.values_mut().for_each(|pod| pod.agent = echoing()));
@@ -170,8 +188,8 @@ impl Cluster {
                     Err(None) => return std::future::pending().await,
                 },
                 (_, path) if asked.query.contains("watch=true") => {
-                    let follows = path.ends_with("/pods");
-                    return self.watch(stream, follows, &asked.query).await;
+                    let kind = path.rsplit('/').next().unwrap_or_default();
+                    return self.watch(stream, kind, &asked.query).await;
                 }
                 ("GET", path) if path.ends_with("/pods") => {
                     let items: Vec<_> = self.matching(&asked.query).into_values().collect();
@@ -221,15 +239,12 @@ impl Cluster {
         let affinity = job["spec"]["template"]["spec"]["affinity"].to_string();
         let node = NODES.into_iter().find(|node| !affinity.contains(node)).unwrap_or(NODES[0]);
         let pod = format!("{name}-x");
+        let is_silent = *self.0.is_silent.lock().unwrap();
+        let status = if is_silent { json!({"phase": "Pending"}) } else { running() };
         let object = json!({
             "metadata": {"name": pod, "uid": format!("uid-{pod}"), "resourceVersion": "2"},
             "spec": {"nodeName": node, "containers": []},
-            "status": {
-                "phase": "Running",
-                "conditions": [{"type": "Ready", "status": "True"}],
-                "containerStatuses": [{"name": "agent", "image": "", "imageID": "", "ready": true,
-                                       "restartCount": 0, "state": {"running": {}}}],
-            },
+            "status": status,
         });
         let pod_entry = Pod { object, agent: echoing(), job: name, node };
         self.0.pods.send_modify(|pods| drop(pods.insert(pod, pod_entry)));
@@ -242,12 +257,29 @@ impl Cluster {
         matching.map(|(name, pod)| (name.clone(), pod.object.clone())).collect()
     }
 
-    async fn watch(&self, mut stream: TcpStream, follows: bool, query: &str) {
+    /// The events of the pods that a query names.
+    fn starts(&self, query: &str) -> BTreeMap<String, Value> {
+        let pods = self.0.pods.borrow();
+        let named = pods.iter().filter(|(name, _)| query.contains(&format!("name%3D{name}")));
+        let start = |(name, pod): (&String, &Pod)| {
+            let of = json!({"kind": "Pod", "name": name, "uid": pod.object["metadata"]["uid"],
+                            "fieldPath": "spec.containers{agent}"});
+            let metadata = json!({"name": format!("{name}.1"), "resourceVersion": "2"});
+            (name.clone(), json!({"metadata": metadata, "involvedObject": of, "reason": "Started"}))
+        };
+        named.map(start).collect()
+    }
+
+    async fn watch(&self, mut stream: TcpStream, kind: &str, query: &str) {
         let mut changes = self.0.pods.subscribe();
         let mut known = BTreeMap::new();
         let mut text = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
         loop {
-            let current = if follows { self.matching(query) } else { BTreeMap::new() };
+            let current = match kind {
+                "pods" => self.matching(query),
+                "events" => self.starts(query),
+                _ => BTreeMap::new(),
+            };
             for (name, object) in &current {
                 match known.get(name) {
                     None => text += &chunk("ADDED", object),
@@ -282,6 +314,15 @@ impl Asked {
         stream.read_exact(&mut body).await.ok()?;
         Some(Self { verb, path: path.into(), query: query.into(), head: head.clone(), body })
     }
+}
+
+fn running() -> Value {
+    json!({
+        "phase": "Running",
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "containerStatuses": [{"name": "agent", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                               "state": {"running": {}}}],
+    })
 }
 
 fn chunk(kind: &str, object: &Value) -> String {

@@ -168,6 +168,34 @@ async fn a_node_that_is_not_reached_at_the_start_is_waited_for() {
 }
 
 #[tokio::test]
+async fn an_agent_is_used_as_soon_as_an_event_tells_of_its_start() {
+    let cluster = Cluster::new();
+    let (server, _) = cluster.listen().await;
+    cluster.tell_by_events_only();
+    let plugin = Plugin::start(&server);
+    let old = plugin.connected().await;
+    // And so is the one that replaces it.
+    cluster.delete_pods();
+    is_reset(old).await;
+    plugin.ready_again().await;
+    plugin.connected().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_ends_as_soon_as_it_was_started_ends_the_run_with_its_reason() {
+    let cluster = Cluster::new();
+    let (server, _) = cluster.listen().await;
+    cluster.tell_by_events_only();
+    cluster.lose_node("node-1", Away::Told);
+    let mut plugin = Plugin::start(&server);
+    plugin.not_reached_yet().await;
+    cluster.end_agents(3);
+    let error = timeout(SOON, &mut plugin.task).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "the agent ended with exit code 3");
+    assert!(cluster.nodes().is_empty(), "and leaves no Job");
+}
+
+#[tokio::test]
 async fn an_agent_whose_node_is_lost_is_replaced_on_another_one() {
     let cluster = Cluster::new();
     let (server, _) = cluster.listen().await;
