@@ -63,11 +63,18 @@ pub(super) fn in_pod(uid: &str, name: &str) -> Option<u32> {
 
 /// The container in the pod with this uid, as the runtime calls it, that is not the pod's own.
 pub(super) fn container_of_pod(uid: &str) -> Option<String> {
-    let pid = all_in_pod(uid).find(|pid| name(*pid).is_some_and(|name| name != "pause"))?;
+    let pid = all_in_pod(uid).find(|pid| !only_pauses(*pid))?;
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     // With systemd as the driver its name has the runtime's before it and a suffix behind.
     let last = groups.lines().find(|line| line.contains("pod"))?.rsplit('/').next()?;
     Some(last.rsplit('-').next()?.trim_end_matches(".scope").to_owned())
+}
+
+/// Whether a program is the pod's own, which holds its network: Kubernetes' `pause`, or a program told to do the same, as
+/// the test clusters have it.
+fn only_pauses(pid: u32) -> bool {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    words.split(|byte| *byte == 0).take(2).any(|word| word == b"pause" || word.ends_with(b"/pause"))
 }
 
 fn all_in_pod(uid: &str) -> impl Iterator<Item = u32> {
