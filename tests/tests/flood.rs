@@ -32,7 +32,7 @@ const LIVELY: &str = "800";
 const NEW: &str = "16";
 /// Connections that ask for everything and read nothing, and those to the hole.
 const STUCK: &str = "100";
-const EXCHANGES: usize = 1_000;
+const EXCHANGES: usize = 2_000;
 const PACE: Duration = Duration::from_millis(2);
 /// What others do to the machine meanwhile spoils a round, not all of them.
 const ROUNDS: usize = 5;
@@ -119,6 +119,16 @@ impl Latency {
         Self { p50: took[EXCHANGES / 2], p99: took[EXCHANGES * 99 / 100] }
     }
 
+    /// The middle of what the rounds have shown.
+    fn median(rounds: &[[Self; 3]], kind: usize) -> Self {
+        let middle = |of: fn(&Self) -> Duration| {
+            let mut all: Vec<_> = rounds.iter().map(|round| of(&round[kind])).collect();
+            all.sort_unstable();
+            all[all.len() / 2]
+        };
+        Self { p50: middle(|latency| latency.p50), p99: middle(|latency| latency.p99) }
+    }
+
     fn within_twice(self, other: Self) -> bool {
         let within = |one: Duration, other: Duration| one <= QUICK || one <= other * 2;
         within(self.p50, other.p50) && within(self.p99, other.p99)
@@ -139,6 +149,7 @@ fn beside_a_flood_anothers_echo_takes_twice_its_quiet_time_at_most() {
     let (_relay, address) = Relay::start_as(&modest, &args);
     let mut stream = connect(address);
 
+    let mut rounds = Vec::new();
     for round in 0..ROUNDS {
         let quiet = Latency::measure(&mut stream);
         let mut both = [(&shared, &greedy[0]), (&elsewhere, &greedy[1])];
@@ -158,11 +169,15 @@ fn beside_a_flood_anothers_echo_takes_twice_its_quiet_time_at_most() {
         found.rotate_right(round % 2);
         let [beside, control] = found;
         println!("quiet {quiet:?}; flood on the same agent {beside:?}; on another {control:?}");
+        rounds.push([quiet, beside, control]);
         // What 1 of 100 waits for may be the machine's own: then it is as long beside the same flood through another agent.
-        let most = Latency { p50: quiet.p50, p99: quiet.p99.max(control.p99) };
-        if beside.within_twice(most) {
+        let most =
+            |quiet: Latency, control: Latency| Latency { p50: quiet.p50, p99: quiet.p99.max(control.p99) };
+        // A few exchanges decide what 99 of 100 took at most, so the rounds so far are looked at together too.
+        let [typical, crowded, elsewhere] = [0, 1, 2].map(|kind| Latency::median(&rounds, kind));
+        if beside.within_twice(most(quiet, control)) || crowded.within_twice(most(typical, elsewhere)) {
             return;
         }
     }
-    panic!("an echo took more than twice as long, {ROUNDS} times");
+    panic!("an echo took more than twice as long, {ROUNDS} times; quiet, crowded, elsewhere: {rounds:#?}");
 }
