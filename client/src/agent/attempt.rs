@@ -92,7 +92,16 @@ impl<'a> Attempt<'a> {
         let namespace = self.launcher.namespace.clone();
         let is_carried = self.watch.config_map.is_some();
         let origin = if is_carried { AgentOrigin::Embedded } else { AgentOrigin::Image };
-        Running { job: Some(self.name), origin, namespace, pod, uid, node, pods: self.pods, seen: seen.into() }
+        Running {
+            job: Some(self.name),
+            origin,
+            namespace,
+            pod,
+            uid,
+            node,
+            pods: self.pods,
+            seen: seen.into(),
+        }
     }
 
     /// Removes what was created; gives the error that was the reason.
