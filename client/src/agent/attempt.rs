@@ -156,7 +156,9 @@ impl<'a> Attempt<'a> {
             });
             let mut troubles = watch.troubles(&launcher.output, pod.is_some());
             match state {
-                Some(PodState::Ended(trouble)) => return Err(LaunchError::Trouble(trouble)),
+                Some(PodState::Ended(trouble) | PodState::Withdrawn(trouble)) => {
+                    return Err(LaunchError::Trouble(trouble));
+                }
                 Some(PodState::Waiting(trouble)) => troubles.extend(trouble),
                 _ => {}
             }

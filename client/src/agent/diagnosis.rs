@@ -38,6 +38,8 @@ pub enum PodState {
     Running,
     /// It runs, and was asked to end.
     Ending,
+    /// It was asked to end before its status told that it runs.
+    Withdrawn(Trouble),
     /// It has ended, or cannot ever run.
     Ended(Trouble),
 }
@@ -60,7 +62,7 @@ pub fn of_pod(pod: &Pod) -> PodState {
         (true, true) => return PodState::Ending,
         (true, false) => return PodState::Running,
         (false, true) => {
-            return PodState::Ended(Trouble {
+            return PodState::Withdrawn(Trouble {
                 what: "the agent's pod was deleted before it ran".into(),
                 hint: "find out who deletes pods in this namespace, or use another with --server.namespace"
                     .into(),

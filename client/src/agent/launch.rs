@@ -426,8 +426,10 @@ impl Running {
             return Some(Fate::Gone(format!("its pod {} was replaced", self.pod)));
         }
         match diagnosis::of_pod(pod) {
-            PodState::Ending => Some(Fate::Ending),
-            PodState::Ended(trouble) if !self.seen.load(Ordering::Relaxed) => Some(Fate::Failed(trouble)),
+            PodState::Ended(trouble) | PodState::Withdrawn(trouble) if !self.seen.load(Ordering::Relaxed) => {
+                Some(Fate::Failed(trouble))
+            }
+            PodState::Ending | PodState::Withdrawn(_) => Some(Fate::Ending),
             PodState::Ended(trouble) => Some(Fate::Gone(trouble.what)),
             PodState::Running => {
                 self.was_seen();

@@ -108,7 +108,7 @@ fn troubles(deployment: &Deployment, pods: &[&Pod]) -> Vec<Trouble> {
         PodState::Waiting(trouble) => trouble,
         // It is started again.
         PodState::Ended(trouble) => Some(Trouble { fatal: false, ..trouble }),
-        PodState::Running | PodState::Ending => None,
+        PodState::Running | PodState::Ending | PodState::Withdrawn(_) => None,
     });
     refused.chain(waiting).collect()
 }

@@ -130,7 +130,7 @@ async fn replica(cluster: &Cluster, pod: &Pod) -> Replica {
         PodState::Running => ("starting", None),
         PodState::Ending => ("draining", None),
         PodState::Waiting(trouble) => ("waiting", trouble.map(|trouble| trouble.what)),
-        PodState::Ended(trouble) => ("ended", Some(trouble.what)),
+        PodState::Ended(trouble) | PodState::Withdrawn(trouble) => ("ended", Some(trouble.what)),
     };
     let created = pod.creation_timestamp().map(|time| time.0);
     let age = created.map(|created| Timestamp::now().duration_since(created).as_secs()).unwrap_or_default();

@@ -153,6 +153,14 @@ impl Cluster {
         });
     }
 
+    /// Every pod is asked to end, and has its grace.
+    pub(crate) fn ask_agents_to_end(&self) {
+        self.0.pods.send_modify(|pods| {
+            pods.values_mut()
+                .for_each(|pod| pod.object["metadata"]["deletionTimestamp"] = json!("2099-01-01T00:00:00Z"));
+        });
+    }
+
     /// Every agent starts again in its container: its lanes break, and it knows no session.
     pub(crate) fn restart_agents(&self) {
         self.0.pods.send_modify(|pods| pods.values_mut().for_each(|pod| pod.agent = echoing()));

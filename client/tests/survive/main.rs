@@ -182,6 +182,20 @@ async fn an_agent_is_used_as_soon_as_an_event_tells_of_its_start() {
 }
 
 #[tokio::test]
+async fn an_agent_that_is_asked_to_end_before_its_status_tells_of_its_start_hands_over() {
+    let cluster = Cluster::new();
+    let (server, _) = cluster.listen().await;
+    cluster.tell_by_events_only();
+    let plugin = Plugin::start(&server);
+    let mut old = plugin.connected().await;
+    cluster.ask_agents_to_end();
+    plugin.state("draining").await;
+    plugin.ready_again().await;
+    plugin.connected().await;
+    echo(&mut old, b"still there").await;
+}
+
+#[tokio::test]
 async fn an_agent_that_ends_as_soon_as_it_was_started_ends_the_run_with_its_reason() {
     let cluster = Cluster::new();
     let (server, _) = cluster.listen().await;
