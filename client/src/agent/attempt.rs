@@ -115,8 +115,8 @@ impl<'a> Attempt<'a> {
         error
     }
 
-    /// Waits until the pod runs, or its agent has been started at least. What stands in the way is told and waited for, and ends the wait where it is one of
-    /// `until`, which another attempt would do otherwise.
+    /// Waits until the pod runs, or its agent has been started at least. What stands in the way is told and waited for, and
+    /// ends the wait where it is one of `until`, which another attempt would do otherwise.
     pub(super) async fn wait(&mut self, until: &[Other]) -> Result<Placed, LaunchError> {
         let Self { launcher, pods, watch, _pod_events: pod_events, .. } = self;
         let began = Instant::now();
