@@ -34,11 +34,14 @@ impl Books {
 
     /// Takes what is left, at most `bytes`.
     fn take(&self, bytes: usize) -> usize {
-        let left = self
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(bytes)));
-        // The closure always answers, and both ways hold what was left before.
-        left.unwrap_or_else(|left| left).min(bytes)
+        let mut left = self.left.load(Ordering::Relaxed);
+        loop {
+            let taken = left.min(bytes);
+            match self.left.compare_exchange_weak(left, left - taken, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return taken,
+                Err(now) => left = now,
+            }
+        }
     }
 }
 
