@@ -1,6 +1,10 @@
 //! One Job and the wait for its pod: creates the one, watches the other and the events, says what is in the way.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::{Api, runtime::watcher};
@@ -225,15 +229,20 @@ impl Watch {
         }
     }
 
+    /// The pod's own events so far, once they are looked at.
+    fn events_of_pod(&self) -> Option<Arc<BTreeMap<String, Arc<Event>>>> {
+        self.pod_events.as_ref().map(|events| Arc::clone(&events.borrow().objects))
+    }
+
     /// What the pod is waiting for, when nothing is wrong.
     fn waits_for(&self, pod: Option<&Pod>) -> String {
-        let events = self.pod_events.as_ref().map(|events| Arc::clone(&events.borrow().objects));
+        let events = self.events_of_pod();
         waits_for(pod, events.iter().flat_map(|events| events.values()).map(|event| &**event))
     }
 
     fn has_started(&self, pod: &Pod) -> bool {
-        let events = self.pod_events.as_ref().map(|events| Arc::clone(&events.borrow().objects));
-        events.is_some_and(|events| events.values().any(|event| diagnosis::is_start(event, pod)))
+        self.events_of_pod()
+            .is_some_and(|events| events.values().any(|event| diagnosis::is_start(event, pod)))
     }
 
     /// What the events say. The Job's own complaints are over once there is a pod.
@@ -246,7 +255,7 @@ impl Watch {
                 Some(&error.hint()),
             );
         }
-        let pod_events = self.pod_events.as_ref().map(|events| Arc::clone(&events.borrow().objects));
+        let pod_events = self.events_of_pod();
         let job_objects = (!has_pod).then_some(job_events.objects);
         [job_objects, pod_events]
             .into_iter()
