@@ -14,3 +14,4 @@ pub mod patch;
 mod progress;
 pub mod spec;
 pub mod supervisor;
+pub mod wire;

@@ -3,11 +3,15 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use http::{
+    HeaderValue, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{batch::v1::Job, core::v1::ConfigMap};
 use kube::{
-    Api,
-    api::{DeleteParams, ListParams, PostParams},
+    Api, Resource,
+    api::{DeleteParams, ListParams, PostParams, Request},
 };
 use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     embedded::owned_by,
     identity::{MANAGED_BY, Owner},
+    wire,
 };
 use crate::cluster::{
     access::Access,
@@ -26,6 +31,9 @@ const OLD: SignedDuration = SignedDuration::from_mins(10);
 /// How long to wait for a creation on its way before looking whether it has made something already: its answer may be
 /// lost.
 const CREATION_GRACE: Duration = Duration::from_secs(1);
+/// Nobody needs the megabyte that was sent in the answer too.
+const METADATA: HeaderValue =
+    HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json");
 
 /// Makes and removes Jobs in one namespace. Cheap to clone.
 #[derive(Clone)]
@@ -114,10 +122,25 @@ impl Jobs {
         let Some(mut config_map) = config_map else { return Ok(()) };
         let owner = owned_by(&job.name.unwrap_or_default(), &job.uid.unwrap_or_default());
         config_map.metadata.owner_references = Some(owner);
-        let params = params();
-        let created = self.config_maps.create(&params, &config_map);
-        let created = made(self.config_map_call("create"), self.limit, created).await;
-        created.map(drop).map_err(|error| NotMade { error: error.into(), has_job: true })
+        let created = made(self.config_map_call("create"), self.limit, self.upload(&config_map)).await;
+        created.map_err(|error| NotMade { error: error.into(), has_job: true })
+    }
+
+    /// Creates a ConfigMap before the kubelet asks for it, if that can be done: one that it does not find it looks for again
+    /// half a second later.
+    async fn upload(&self, config_map: &ConfigMap) -> Result<(), kube::Error> {
+        let path = ConfigMap::url_path(&(), Some(&self.namespace));
+        let request = Request::new(path).create(&params(), wire::encode(config_map));
+        let mut request = request.map_err(kube::Error::BuildRequest)?;
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(wire::MEDIA_TYPE));
+        request.headers_mut().insert(ACCEPT, METADATA);
+        match self.config_maps.clone().into_client().request_text(request).await {
+            // Not the API server that everybody has.
+            Err(kube::Error::Api(status)) if status.code == StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                self.config_maps.create(&params(), config_map).await.map(drop)
+            }
+            answer => answer.map(drop),
+        }
     }
 
     /// Asks whether a ConfigMap might be created, without creating any.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     captured::Captured,
-    fake::{Answer, Asked, Log, event, forbidden, list},
+    fake::{Answer, Asked, Log, event, failure, forbidden, list},
     launch::{launcher_with, waiting},
 };
 
@@ -236,6 +236,25 @@ async fn a_config_map_that_may_not_be_created_ends_the_run_and_leaves_no_job() {
     );
     assert!(error.hint().contains("resources: [configmaps], verbs: [create, delete]"), "{}", error.hint());
     assert_eq!(deletions(&log, JOBS), 1);
+}
+
+#[tokio::test]
+async fn an_api_server_that_takes_no_protobuf_gets_json() {
+    let (inner, created) = cluster(|_| running());
+    let (launcher, err, log) = carrying(&["--agent-source=embedded"], move |asked| {
+        if asked.is("POST", CONFIG_MAPS) && asked.media_type == "application/vnd.kubernetes.protobuf" {
+            failure(415, "the body of the request was in an unknown format", json!({}))
+        } else {
+            inner(asked)
+        }
+    });
+    launcher.launch(None).await.unwrap();
+    let objects = created.lock().unwrap().clone();
+    let [job, config_map] = &objects[..] else { panic!("{objects:?}") };
+    assert_eq!(config_map["metadata"]["ownerReferences"][0]["name"], job["metadata"]["name"]);
+    assert_eq!(config_map["binaryData"], json!({"relay-server": "cHJvZ3JhbQ=="}));
+    let sent = log.lock().unwrap().iter().filter(|asked| **asked == format!("POST {CONFIG_MAPS}")).count();
+    assert_eq!((sent, err.text().as_str()), (2, ""));
 }
 
 #[tokio::test]

@@ -1,15 +1,19 @@
 //! An API server of a few lines: a function from requests to answers, and a record of what was asked.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{Request, Response};
+use http::{Request, Response, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use k8s_openapi::ByteString;
 use kube::{Client, client::Body};
+use kubectl_relay::agent::wire;
+use prost::Message;
 use serde_json::{Value, json};
 
 /// What the server says to one request.
@@ -32,6 +36,8 @@ pub(crate) struct Asked {
     pub(crate) verb: String,
     pub(crate) path: String,
     pub(crate) query: String,
+    /// What `Content-Type` says; empty where it says nothing.
+    pub(crate) media_type: String,
     /// `null` where there is none.
     pub(crate) body: Value,
 }
@@ -57,11 +63,13 @@ pub(crate) fn server(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Cli
         while let Some((request, send)) = handle.next_request().await {
             let (head, body) = request.into_parts();
             let body = body.collect_bytes().await.unwrap();
+            let media_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let asked = Asked {
                 verb: head.method.to_string(),
                 path: head.uri.path().to_owned(),
                 query: head.uri.query().unwrap_or_default().to_owned(),
-                body: serde_json::from_slice(&body).unwrap_or_default(),
+                media_type: media_type.unwrap_or_default().to_owned(),
+                body: object(&body),
             };
             let watch = if asked.is_watch() {
                 " (watch)"
@@ -88,6 +96,25 @@ pub(crate) fn server(answer: impl Fn(&Asked) -> Answer + Send + 'static) -> (Cli
         }
     });
     (Client::new(service, "dev"), log)
+}
+
+/// What was sent, as JSON: `null` for anything but an object.
+fn object(body: &[u8]) -> Value {
+    let Some(unknown) = body.strip_prefix(wire::MAGIC) else {
+        return serde_json::from_slice(body).unwrap_or_default();
+    };
+    let unknown = wire::Unknown::decode(unknown).unwrap();
+    let wire::ConfigMap { metadata, binary_data, immutable } =
+        wire::ConfigMap::decode(&*unknown.raw).unwrap();
+    let owners = metadata.owner_references.into_iter().map(|owner| {
+        json!({"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid})
+    });
+    json!({
+        "apiVersion": unknown.type_meta.api_version, "kind": unknown.type_meta.kind, "immutable": immutable,
+        "metadata": {"name": metadata.name, "namespace": metadata.namespace, "labels": metadata.labels,
+                     "ownerReferences": owners.collect::<Vec<_>>()},
+        "binaryData": binary_data.into_iter().map(|(key, value)| (key, ByteString(value))).collect::<BTreeMap<_, _>>(),
+    })
 }
 
 type Answered = UnsyncBoxBody<Bytes, std::io::Error>;
