@@ -485,15 +485,20 @@ impl Session {
         }
     }
 
-    /// Lets the peer begin more streams as others end, and more at a time as long as memory is plenty.
+    /// Lets the peer begin more streams as others end, and more at a time as long as memory is plenty: twice as many, or,
+    /// where there is no room for so many and the peer has none left, what there is room for, little by little.
     fn raise_max_streams(&mut self) {
         let open = self.peer_begun - self.peer_over;
         if open * 2 >= self.allowed && self.allowed < self.config.max_streams {
-            let more = self.allowed.min(self.config.max_streams - self.allowed);
-            let bytes = (more * self.config.initial_credit) as usize;
-            if bytes <= self.received.free().saturating_sub(self.received.reserve())
-                && self.received.try_reserve(bytes)
-            {
+            let credit = self.config.initial_credit.max(1);
+            let room = self.received.free().saturating_sub(self.received.reserve()) as u64 / credit;
+            let twice = self.allowed.min(self.config.max_streams - self.allowed);
+            let more = match () {
+                () if twice <= room => twice,
+                () if self.peer_begun >= self.max_streams => room.min(twice).min(self.allowed / 8),
+                () => 0,
+            };
+            if self.received.try_reserve((more * credit) as usize) {
                 self.allowed += more;
             }
         }

@@ -115,6 +115,30 @@ fn the_opener_waits_at_the_limit_and_goes_on_when_a_stream_is_over() {
 }
 
 #[test]
+fn where_memory_is_too_short_for_twice_as_many_streams_there_are_as_many_as_it_has_room_for() {
+    let agent = Config {
+        receive_pool: Pool::new(64 << 10),
+        initial_credit: 1 << 10,
+        first_window: 0,
+        first_streams: 4,
+        ..Config::agent()
+    };
+    let mut pair = Pair::with(Config::client(), agent);
+    let mut open = 0;
+    loop {
+        pair.exchange();
+        match pair.client.open() {
+            Ok(key) => pair.write(Client, key, "x"),
+            Err(OpenError::Wait) => break,
+            Err(error) => panic!("{error}"),
+        }
+        open += 1;
+    }
+    // Twice 32 would be all; an eighth of it is kept for windows.
+    assert_eq!(open, 56);
+}
+
+#[test]
 fn half_close_keeps_the_reply_flowing() {
     let mut pair = Pair::new();
     let client = pair.open("question");
