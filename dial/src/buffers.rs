@@ -1,7 +1,8 @@
 //! The kernel's buffers for target sockets count against the pod's memory limit too: they share a fixed sum.
 //!
 //! Few sockets are left to the kernel's own tuning. Of many, each gets an equal part; those that move bytes follow the
-//! number of sockets up and down, those that are stuck keep what they were given, which stays on the books.
+//! number of sockets up and down, and have most of their part where their bytes are. Those that are stuck keep what they
+//! were given, which stays on the books.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +13,48 @@ use tokio::net::{TcpSocket, UdpSocket};
 /// The least and most a socket's buffer is set to, in bytes per direction.
 const LEAST: usize = 16 << 10;
 const MOST: usize = 4 << 20;
+
+/// Bytes one way for each the other way, from which on that way has most of a socket's part.
+const ONE_WAY: u64 = 4;
+
+/// Bytes of a socket's two buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sizes {
+    receive: usize,
+    send: usize,
+}
+
+impl Sizes {
+    /// What the kernel does by itself comes to about this, and is better than any fixed size.
+    const TUNED: Self = Self { receive: MOST, send: MOST };
+
+    const fn equal(part: usize) -> Self {
+        Self { receive: part, send: part }
+    }
+
+    /// `part` for each direction, moved to where the bytes are.
+    fn leaning(part: usize, received: u64, sent: u64) -> Self {
+        let least = (part / 4).max(LEAST).min(part);
+        let most = 2 * part - least;
+        if received / ONE_WAY >= sent {
+            Self { receive: most, send: least }
+        } else if sent / ONE_WAY >= received {
+            Self { receive: least, send: most }
+        } else {
+            Self::equal(part)
+        }
+    }
+
+    fn sum(self) -> usize {
+        self.receive + self.send
+    }
+
+    /// Whether one of them would have to be halved or doubled, which is worth three calls.
+    fn is_far_from(self, other: Self) -> bool {
+        let far = |one: usize, other: usize| one >= other * 2 || one <= other / 2;
+        far(self.receive, other.receive) || far(self.send, other.send)
+    }
+}
 
 /// The bytes that no socket has yet, and how many sockets there are.
 #[derive(Debug)]
@@ -24,11 +67,13 @@ struct Books {
 impl Books {
     /// Bytes per direction for one socket that already has `own` in both.
     ///
-    /// Half of the total is only handed out in pieces of the least size: the first few sockets must not leave nothing
-    /// for hundreds. Of the rest nobody takes more than half of what is left.
+    /// So many sockets as have the least size in half of the total find that much: the first few must not leave nothing for
+    /// hundreds. Of the rest each gets an equal part, and nobody takes more than half of what is left.
     fn part(&self, own: usize) -> usize {
-        let equal = self.total / 4 / self.sockets.load(Ordering::Relaxed).max(1);
-        let left = (self.left.load(Ordering::Relaxed) + own).saturating_sub(self.total / 2);
+        let sockets = self.sockets.load(Ordering::Relaxed).max(1);
+        let to_come = (self.total / 2).saturating_sub(sockets * Sizes::equal(LEAST).sum());
+        let equal = (self.total - to_come) / 2 / sockets;
+        let left = (self.left.load(Ordering::Relaxed) + own).saturating_sub(to_come);
         equal.min(left / 4).clamp(LEAST, MOST)
     }
 
@@ -55,8 +100,8 @@ pub struct Share {
     books: Arc<Books>,
     /// Bytes of both directions that are on the books.
     taken: usize,
-    /// Bytes of one direction that the socket was set to.
-    size: usize,
+    /// What the socket was set to.
+    sizes: Sizes,
 }
 
 impl KernelBuffers {
@@ -72,7 +117,7 @@ impl KernelBuffers {
 
     fn share(&self) -> Share {
         self.0.sockets.fetch_add(1, Ordering::Relaxed);
-        Share { books: self.0.clone(), taken: 0, size: MOST }
+        Share { books: self.0.clone(), taken: 0, sizes: Sizes::TUNED }
     }
 
     /// Sets the buffers of a socket that is about to connect, and keeps the books until the share is dropped.
@@ -83,8 +128,8 @@ impl KernelBuffers {
     pub(crate) fn tcp(&self, socket: &TcpSocket) -> Share {
         let mut share = self.share();
         match self.0.part(0) {
-            MOST => share.taken = self.0.take(2 * MOST),
-            part => share.set(&SockRef::from(socket), part),
+            MOST => share.taken = self.0.take(Sizes::TUNED.sum()),
+            part => share.set(&SockRef::from(socket), Sizes::equal(part)),
         }
         share
     }
@@ -95,29 +140,38 @@ impl KernelBuffers {
         let socket = SockRef::from(socket);
         let default = socket.recv_buffer_size().unwrap_or(MOST);
         let mut share = self.share();
-        share.size = (self.0.part(0) / 4).clamp(LEAST, default.max(LEAST));
-        let _ = socket.set_recv_buffer_size(share.size / 2);
-        share.taken = self.0.take(socket.recv_buffer_size().unwrap_or(share.size));
+        let size = (self.0.part(0) / 4).clamp(LEAST, default.max(LEAST));
+        let _ = socket.set_recv_buffer_size(size / 2);
+        share.taken = self.0.take(socket.recv_buffer_size().unwrap_or(size));
         share
     }
 }
 
 impl Share {
-    /// Lets a TCP socket that moves bytes follow the number of sockets.
-    pub fn adjust(&mut self, socket: SockRef<'_>) {
+    /// Lets a TCP socket that moves bytes, so many each way by now, follow the number of sockets.
+    pub fn adjust(&mut self, socket: SockRef<'_>, received: u64, sent: u64) {
         let part = self.books.part(self.taken);
-        if part >= self.size * 2 || part <= self.size / 2 {
-            self.set(&socket, part);
+        // What the kernel tunes stays so for as long as there is about enough for it.
+        let wanted = match self.sizes {
+            Sizes::TUNED if part > MOST / 2 => return,
+            _ => Sizes::leaning(part, received, sent),
+        };
+        if wanted.is_far_from(self.sizes) {
+            self.set(&socket, wanted);
+            // The window that was agreed upon with the first buffer would stay as it was.
+            let size = socket.recv_buffer_size().unwrap_or(wanted.receive);
+            let _ = relay_sockopt::set_window_clamp(&socket, size);
         }
     }
 
-    fn set(&mut self, socket: &SockRef<'_>, part: usize) {
-        self.size = part;
+    fn set(&mut self, socket: &SockRef<'_>, sizes: Sizes) {
+        self.sizes = sizes;
         // The kernel doubles what it is asked for, caps it, and reports what it made of it. A refusal leaves what was
         // there in place, which is reported just as well.
-        let _ = socket.set_recv_buffer_size(part / 2);
-        let _ = socket.set_send_buffer_size(part / 2);
-        let got = socket.recv_buffer_size().unwrap_or(part) + socket.send_buffer_size().unwrap_or(part);
+        let _ = socket.set_recv_buffer_size(sizes.receive / 2);
+        let _ = socket.set_send_buffer_size(sizes.send / 2);
+        let receive = socket.recv_buffer_size().unwrap_or(sizes.receive);
+        let got = receive + socket.send_buffer_size().unwrap_or(sizes.send);
         self.books.left.fetch_add(self.taken, Ordering::Relaxed);
         self.taken = self.books.take(got);
     }
@@ -178,20 +232,63 @@ mod tests {
             .collect();
         // The large shares of the first come back before the last ask again.
         for _ in 0..4 {
-            sockets.iter_mut().for_each(|(share, socket)| share.adjust(SockRef::from(&*socket)));
+            sockets.iter_mut().for_each(|(share, socket)| share.adjust(SockRef::from(&*socket), 1, 1));
         }
         for (share, socket) in &sockets {
             let [receive, send] = sizes(SockRef::from(socket));
-            assert!((64 << 10..=256 << 10).contains(&receive), "{receive}");
-            assert!((64 << 10..=256 << 10).contains(&send), "{send}");
+            assert!((48 << 10..=288 << 10).contains(&receive), "{receive}");
+            assert!((48 << 10..=288 << 10).contains(&send), "{send}");
             assert_eq!(share.taken, receive + send);
         }
         sockets.truncate(4);
         for _ in 0..4 {
-            sockets.iter_mut().for_each(|(share, socket)| share.adjust(SockRef::from(&*socket)));
+            sockets.iter_mut().for_each(|(share, socket)| share.adjust(SockRef::from(&*socket), 1, 1));
         }
         for (_, socket) in &sockets {
             assert!(sizes(SockRef::from(socket))[0] > 256 << 10, "fewer sockets, larger parts");
         }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_moves_bytes_one_way_has_most_of_its_part_there() {
+        let budget = KernelBuffers::new(32 << 20);
+        let mut sockets: Vec<_> = std::iter::repeat_with(|| TcpSocket::new_v4().unwrap())
+            .take(200)
+            .map(|socket| (budget.tcp(&socket), socket))
+            .collect();
+        // From the target only, to it only, as much both ways; in turns, as the first ones hold too much at first.
+        let moved = [(10 << 20, 1 << 10), (1 << 10, 10 << 20), (10 << 20, 5 << 20)];
+        for _ in 0..4 {
+            for ((share, socket), (received, sent)) in sockets.iter_mut().zip(moved.into_iter().cycle()) {
+                share.adjust(SockRef::from(&*socket), received, sent);
+            }
+        }
+        let [down, up, equal] = [99, 100, 101].map(|index| sizes(SockRef::from(&sockets[index].1)));
+        assert!(down[0] >= 3 * down[1] && up[1] >= 3 * up[0], "{down:?} {up:?}");
+        assert!(equal[0] >= 48 << 10 && equal[0] == equal[1], "{equal:?}");
+        let all: usize =
+            sockets.iter().map(|(_, socket)| sizes(SockRef::from(socket)).iter().sum::<usize>()).sum();
+        assert!((20 << 20..=32 << 20).contains(&all), "{all}");
+    }
+
+    #[test]
+    fn what_is_kept_for_sockets_to_come_shrinks_as_they_come() {
+        let budget = KernelBuffers::new(32 << 20);
+        let part = |sockets| {
+            budget.0.sockets.store(sockets, Ordering::Relaxed);
+            budget.0.part(0)
+        };
+        assert_eq!([1, 2].map(part), [MOST, MOST]);
+        for sockets in [64, 300, 512, 600] {
+            let all = 2 * part(sockets) * sockets;
+            let to_come = 512_usize.saturating_sub(sockets) * 2 * LEAST;
+            let whole = 32 << 20;
+            assert!(
+                all + to_come <= whole && all + to_come > whole - whole / 16,
+                "{sockets}: {all} + {to_come}"
+            );
+        }
+        assert_eq!([1_024, 2_000].map(part), [LEAST, LEAST]);
+        budget.0.sockets.store(0, Ordering::Relaxed);
     }
 }

@@ -23,6 +23,8 @@ use crate::{listen, metrics, session};
 
 /// How long tasks may take to see that it is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// From so much memory on, twice the usual limit, one user's agent has larger budgets.
+const ROOMY: u64 = 256 << 20;
 
 /// What all tasks share.
 pub struct Shared {
@@ -147,8 +149,8 @@ impl Agent {
         resolver: Resolver,
         ledger: Ledger,
     ) -> io::Result<Self> {
-        let usual =
-            if settings.shared { AgentConfig::default() } else { AgentConfig::of_one_user(limits.memory) };
+        let is_roomy = !settings.shared && limits.memory >= ROOMY;
+        let usual = if is_roomy { AgentConfig::roomy() } else { AgentConfig::default() };
         let config = AgentConfig {
             session_life: settings.session_life,
             max_sessions: settings.max_sessions,
@@ -164,8 +166,12 @@ impl Agent {
             policy.own_ports.push(listener.local_addr()?.port());
         }
         let (sessions, incoming) = relay_tunnel::Agent::new(&config)?;
+        let mut dial = limits.dial.clone();
+        if is_roomy {
+            dial.kernel_bytes *= 2;
+        }
         let shared = Shared {
-            dialer: Dialer::new(resolver, policy, limits.dial.clone()),
+            dialer: Dialer::new(resolver, policy, dial),
             flows: Flows::new(limits.flows),
             places: Places::new(settings.max_streams(), settings.max_streams_total(), settings.shared),
             ledger,

@@ -60,7 +60,7 @@ async fn tcp(stream: TunnelStream, shared: &Shared) {
                 return debug!(%id, %reset, "stream ended before it was answered");
             }
             let report = splice_tuned(target, stream, |socket, from_target, to_target| {
-                share.adjust(socket.into());
+                share.adjust(socket.into(), from_target, to_target);
                 entry.moved(to_target, from_target);
             })
             .await;

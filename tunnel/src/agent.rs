@@ -30,8 +30,6 @@ const INCOMING: usize = 1_024;
 const DATAGRAMS: usize = 16 << 20;
 /// The initial credit of a stream where memory is plenty, and where it isn't, in bytes.
 const CREDIT: [u64; 2] = [16 << 10, 4 << 10];
-/// From so much memory on, twice the usual limit, one user's agent has room for very many streams.
-const ROOMY: u64 = 256 << 20;
 /// How long the lanes of a session that has ended may take to leave.
 const LEAVE: Duration = Duration::from_secs(1);
 
@@ -79,13 +77,10 @@ impl Default for AgentConfig {
 }
 
 impl AgentConfig {
-    /// For one user's agent that may use so much memory, in bytes. From 256 MiB on it has room for more than ten thousand
-    /// streams: with the usual budget their initial credit would end at two thousand.
-    pub fn of_one_user(memory: u64) -> Self {
+    /// For one user's agent with twice the usual memory or more: room for more than ten thousand streams. With the usual
+    /// budget their initial credit would end at two thousand.
+    pub fn roomy() -> Self {
         let usual = Self::default();
-        if memory < ROOMY {
-            return usual;
-        }
         let [_, scarce] = CREDIT;
         Self { receive_pool: Pool::new(usual.receive_pool.limit() * 2), initial_credit: scarce, ..usual }
     }

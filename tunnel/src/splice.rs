@@ -19,7 +19,8 @@ use crate::stream::{Incoming, TunnelStream};
 /// Most pieces in one write to the socket.
 const PIECES: usize = 64;
 
-/// Bytes between two looks at a socket's settings.
+/// Bytes before the first look at a socket's settings, and between any two after it.
+const TUNE_FIRST: u64 = 128 << 10;
 const TUNE_EVERY: u64 = 1 << 20;
 
 /// What a splice moved, and how it ended.
@@ -80,18 +81,18 @@ pub async fn splice(socket: TcpStream, stream: TunnelStream) -> SpliceReport {
     splice_tuned(socket, stream, |_, _, _| {}).await
 }
 
-/// As [`splice`], and shows the socket to `tune` each time another mebibyte has gone through it, with the bytes from
-/// the socket and to it so far.
+/// As [`splice`], and shows the socket to `tune` when the first 128 KiB and each time another mebibyte have gone through
+/// it, with the bytes from the socket and to it so far.
 pub async fn splice_tuned(
     socket: TcpStream,
     stream: TunnelStream,
     mut tune: impl FnMut(&TcpStream, u64, u64),
 ) -> SpliceReport {
-    let mut tuned = 0;
+    let mut due = TUNE_FIRST;
     run(socket, stream, Bytes::new(), &mut (), |socket, sent, received| {
         let moved = sent + received;
-        if moved >= tuned + TUNE_EVERY {
-            tuned = moved;
+        if moved >= due {
+            due = moved + TUNE_EVERY;
             tune(socket, sent, received);
         }
     })

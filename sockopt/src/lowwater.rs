@@ -3,12 +3,6 @@
 //!
 //! An API server sends what it forwards in writes of a few bytes to 16 KiB. A reader that is woken for most of them
 //! spends as much time on waking, sleeping and reading as on the bytes themselves.
-//!
-//! This crate has the project's one unsafe call: neither the standard library nor socket2, rustix or nix sets this
-//! option, and it is nothing but an integer that the kernel copies.
-
-mod option;
-mod rate;
 
 use std::io::{self, Read as _};
 use std::pin::Pin;
@@ -21,7 +15,8 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep, sleep};
 
-use rate::Rate;
+use crate::option;
+use crate::rate::Rate;
 
 /// Bytes that wake the reader of bulk. The kernel caps it at half of what it would hold for the socket.
 const MARK: usize = 64 * 1024;
@@ -140,7 +135,7 @@ impl LowWater {
     }
 
     fn begin(&mut self, socket: &TcpStream) {
-        if self.useless || option::set_receive_low_water(socket, MARK).is_err() {
+        if self.useless || option::set_receive_low_water(&SockRef::from(socket), MARK).is_err() {
             self.useless = true;
             return;
         }
@@ -151,6 +146,6 @@ impl LowWater {
     fn end(&mut self, socket: &TcpStream) -> io::Result<()> {
         self.bulk = None;
         self.rate = Rate::default();
-        option::set_receive_low_water(socket, 1)
+        option::set_receive_low_water(&SockRef::from(socket), 1)
     }
 }

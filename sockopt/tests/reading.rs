@@ -5,7 +5,7 @@
 use std::future::poll_fn;
 use std::io::Write as _;
 
-use relay_lowwater::LowWater;
+use relay_sockopt::LowWater;
 use tokio::io::{AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
