@@ -34,7 +34,7 @@ impl Sizes {
 
     /// `part` for each direction, moved to where the bytes are.
     fn leaning(part: usize, received: u64, sent: u64) -> Self {
-        let least = (part / 4).max(LEAST).min(part);
+        let least = (part / 4).max(LEAST);
         let most = 2 * part - least;
         if received / ONE_WAY >= sent {
             Self { receive: most, send: least }
@@ -129,7 +129,9 @@ impl KernelBuffers {
         let mut share = self.share();
         match self.0.part(0) {
             MOST => share.taken = self.0.take(Sizes::TUNED.sum()),
-            part => share.set(&SockRef::from(socket), Sizes::equal(part)),
+            part => {
+                share.set(&SockRef::from(socket), Sizes::equal(part));
+            }
         }
         share
     }
@@ -157,14 +159,14 @@ impl Share {
             _ => Sizes::leaning(part, received, sent),
         };
         if wanted.is_far_from(self.sizes) {
-            self.set(&socket, wanted);
+            let receive = self.set(&socket, wanted);
             // The window that was agreed upon with the first buffer would stay as it was.
-            let size = socket.recv_buffer_size().unwrap_or(wanted.receive);
-            let _ = relay_sockopt::set_window_clamp(&socket, size);
+            let _ = relay_sockopt::set_window_clamp(&socket, receive);
         }
     }
 
-    fn set(&mut self, socket: &SockRef<'_>, sizes: Sizes) {
+    /// Gives the receive buffer's size, as it is now.
+    fn set(&mut self, socket: &SockRef<'_>, sizes: Sizes) -> usize {
         self.sizes = sizes;
         // The kernel doubles what it is asked for, caps it, and reports what it made of it. A refusal leaves what was
         // there in place, which is reported just as well.
@@ -174,6 +176,7 @@ impl Share {
         let got = receive + socket.send_buffer_size().unwrap_or(sizes.send);
         self.books.left.fetch_add(self.taken, Ordering::Relaxed);
         self.taken = self.books.take(got);
+        receive
     }
 }
 

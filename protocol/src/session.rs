@@ -495,7 +495,7 @@ impl Session {
             let twice = self.allowed.min(self.config.max_streams - self.allowed);
             let more = match () {
                 () if twice <= room => twice,
-                () if self.peer_begun >= self.max_streams => room.min(twice).min(self.allowed / 8),
+                () if self.peer_begun >= self.max_streams => room.min(self.allowed / 8),
                 () => 0,
             };
             if self.received.try_reserve((more * credit) as usize) {

@@ -86,8 +86,8 @@ pub struct Owner {
     pub api_version: String,
 }
 
-/// The body of a request that creates this ConfigMap, of whose metadata only name, namespace, labels and owners are taken, and of
-/// whose content only what is binary.
+/// The body of a request that creates this ConfigMap, of whose metadata only name, namespace, labels and owners are
+/// taken, and of whose content only what is binary.
 pub fn encode(config_map: &v1::ConfigMap) -> Vec<u8> {
     let ObjectMeta { name, namespace, labels, owner_references, .. } = config_map.metadata.clone();
     let owner = |OwnerReference { api_version, kind, name, uid, .. }| Owner { kind, name, uid, api_version };
