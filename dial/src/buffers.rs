@@ -154,10 +154,13 @@ impl Share {
     pub fn adjust(&mut self, socket: SockRef<'_>, received: u64, sent: u64) {
         let part = self.books.part(self.taken);
         // What the kernel tunes stays so for as long as there is about enough for it.
-        let wanted = match self.sizes {
+        let mut wanted = match self.sizes {
             Sizes::TUNED if part > MOST / 2 => return,
             _ => Sizes::leaning(part, received, sent),
         };
+        if wanted.receive < self.sizes.receive {
+            wanted.receive = wanted.receive.max(least_kept(&socket).min(self.sizes.receive));
+        }
         if wanted.is_far_from(self.sizes) {
             let receive = self.set(&socket, wanted);
             // The window that was agreed upon with the first buffer would stay as it was.
@@ -178,6 +181,13 @@ impl Share {
         self.taken = self.books.take(got);
         receive
     }
+}
+
+/// What a receive buffer is not made smaller than. The window it leaves room for, half of it, has to hold a segment of the
+/// peer's, who else sends one only every 200 ms (its persist timer). For segments of 1,448 bytes there is always room; for
+/// jumbo frames, and on the loopback, there is not.
+fn least_kept(socket: &SockRef<'_>) -> usize {
+    2 * socket.tcp_mss().map_or(0, |bytes| bytes as usize)
 }
 
 impl Drop for Share {
@@ -272,6 +282,22 @@ mod tests {
         let all: usize =
             sockets.iter().map(|(_, socket)| sizes(SockRef::from(socket)).iter().sum::<usize>()).sum();
         assert!((20 << 20..=32 << 20).contains(&all), "{all}");
+    }
+
+    #[tokio::test]
+    async fn a_window_that_shrinks_still_holds_a_segment() {
+        let budget = KernelBuffers::new(32 << 20);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        let mut share = budget.tcp(&socket);
+        let socket = socket.connect(listener.local_addr().unwrap()).await.unwrap();
+        let segment = SockRef::from(&socket).tcp_mss().unwrap() as usize;
+        assert!(segment > LEAST, "{segment}");
+        let _many = std::iter::repeat_with(|| budget.share()).take(1_000).collect::<Vec<_>>();
+        share.adjust(SockRef::from(&socket), 1, 1);
+        let [receive, send] = sizes(SockRef::from(&socket));
+        assert!((2 * segment..3 * segment).contains(&receive), "{receive} for segments of {segment}");
+        assert!(send < 2 * LEAST, "{send}");
     }
 
     #[test]
