@@ -65,8 +65,6 @@ pub(crate) fn workspace(source: PathBuf, target: PathBuf, release: &Release) -> 
     let mut environment = vec![
         (FLAGS.to_owned(), flags),
         ("SOURCE_DATE_EPOCH".into(), release.time.to_string().into()),
-        // Not this machine's linker, whatever it is.
-        ("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER".into(), "rust-lld".into()),
         ("CARGO_INCREMENTAL".into(), "0".into()),
     ];
     if let Some(commit) = &release.commit {
