@@ -38,6 +38,9 @@ pub(crate) use connection::Ended;
 /// With a session that is ready, opening waits only for the agent's limit of streams.
 const LIMIT_WAIT: Duration = Duration::from_secs(10);
 
+/// What to do about a local connection that was not carried.
+pub(crate) const AGAIN: &str = "the local connection was reset; it can be tried again";
+
 /// What every local connection needs.
 #[derive(Clone)]
 pub struct Relay {
@@ -103,6 +106,11 @@ pub enum NotForwarded {
     /// There is no way to the agent, or no ready endpoint, within `--connect-wait`.
     #[error("{0} within the time that a new connection waits")]
     Waited(&'static str),
+    /// There is a way to the agent, and it allows no further stream, or this process has no memory for one.
+    #[error(
+        "the agent takes no more connections at the same time: its memory or its limit of streams is used up"
+    )]
+    Full,
     /// The target is gone for ever.
     #[error("{0}")]
     Gone(String),
@@ -120,7 +128,18 @@ impl NotForwarded {
         match self {
             Self::Refused(status) => *status,
             Self::Ending => Status::Aborted,
+            Self::Full => Status::TooManyStreams,
             Self::Waited(_) | Self::Gone(_) => Status::ConnectTimedOut,
+        }
+    }
+
+    /// What to do.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Full => {
+                "end some of them, or give the agent more memory, as in --server.limits memory=256Mi"
+            }
+            _ => AGAIN,
         }
     }
 }
@@ -182,7 +201,11 @@ impl Relay {
                 }
             }
         });
-        opened.await.unwrap_or(Err(NotForwarded::Waited("the agent was not reached")))
+        opened.await.unwrap_or_else(|_| {
+            // With a session through which traffic flows, opening waits for nothing else.
+            let ready = self.current.borrow().is_ready();
+            Err(if ready { NotForwarded::Full } else { NotForwarded::Waited("the agent was not reached") })
+        })
     }
 }
 

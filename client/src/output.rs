@@ -388,8 +388,7 @@ impl Output {
     }
 
     /// A connection that could not even be tried.
-    pub fn not_forwarded(&self, target: &str, reason: &str) {
-        let hint = "the local connection was reset; it can be tried again";
+    pub fn not_forwarded(&self, target: &str, reason: &str, hint: &str) {
         self.repeated(target, &format!("{target}: {reason}"), hint, Instant::now());
     }
 

@@ -61,11 +61,11 @@ const SORRY: &[u8] = b"too many clients";
 
 /// A session whose agent echoes, and refuses port 1 and one address.
 async fn session() -> Session {
-    session_with(&ClientConfig::default()).await
+    session_with(&ClientConfig::default(), &AgentConfig::default()).await
 }
 
-async fn session_with(config: &ClientConfig) -> Session {
-    let (agent, mut incoming) = Agent::new(&AgentConfig::default()).unwrap();
+async fn session_with(config: &ClientConfig, agent: &AgentConfig) -> Session {
+    let (agent, mut incoming) = Agent::new(agent).unwrap();
     tokio::spawn(async move {
         while let Some(incoming) = incoming.recv().await {
             match incoming {
@@ -348,6 +348,35 @@ async fn while_the_path_is_down_a_new_connection_is_reset_after_its_wait() {
 }
 
 #[tokio::test]
+async fn one_connection_more_than_the_agent_allows_waits_and_is_told_what_is_missing() {
+    let forwarding = forwarding(Protocol::Tcp, 80, Duration::ZERO);
+    let two = AgentConfig { max_streams: 2, ..AgentConfig::default() };
+    let session = session_with(&ClientConfig::default(), &two).await;
+    forwarding.current.send_replace(Current::Session { session, ready: true });
+    let connect = async || {
+        let mut socket = TcpStream::connect(forwarding.local).await.unwrap();
+        socket.write_all(b"x").await.unwrap();
+        socket
+    };
+    let mut carried = [connect().await, connect().await];
+    for socket in &mut carried {
+        assert_eq!(timeout(SOON, socket.read_u8()).await.unwrap().unwrap(), b'x');
+    }
+    let mut further = connect().await;
+    let error = timeout(SOON, further.read_u8()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let logged = forwarding.logged().await;
+    assert!(logged.contains("status=\"too many streams\""), "{logged}");
+    let told = forwarding.stderr.text();
+    assert!(told.contains("ip/10.0.0.1: the agent takes no more connections at the same time"), "{told}");
+    assert!(told.contains("--server.limits memory=256Mi"), "{told}");
+
+    let mut waits = connect().await;
+    drop(carried);
+    assert_eq!(timeout(SOON, waits.read_u8()).await.unwrap().unwrap(), b'x');
+}
+
+#[tokio::test]
 async fn connections_that_wait_are_reset_when_the_run_ends() {
     let Forwarding { local, current, .. } = forwarding(Protocol::Tcp, 80, SOON);
     let mut socket = TcpStream::connect(local).await.unwrap();
@@ -434,7 +463,10 @@ async fn a_reset_that_overtakes_the_answer_of_one_of_several_endpoints_is_passed
     socket.write_all(&[7; 1_000]).await.unwrap();
     // What the program has said takes many round trips, and the reset falls into them.
     let config = ClientConfig { send_pool: Pool::new(64), ..ClientConfig::default() };
-    forwarding.current.send_replace(Current::Session { session: session_with(&config).await, ready: true });
+    forwarding.current.send_replace(Current::Session {
+        session: session_with(&config, &AgentConfig::default()).await,
+        ready: true,
+    });
     let mut said = Vec::new();
     let error = timeout(SOON, socket.read_to_end(&mut said)).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);

@@ -7,7 +7,7 @@ use relay_tunnel::{SpliceEnd, abort, splice_tapped};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    NotForwarded, Path, Relay,
+    AGAIN, NotForwarded, Path, Relay,
     connection::{Began, Ended},
     early::{Failed, Opened, open},
 };
@@ -32,7 +32,8 @@ pub async fn serve(listener: TcpListener, path: Path, relay: Relay) {
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
-                relay.output.not_forwarded(&path.target, &format!("cannot accept a connection: {error}"));
+                let why = format!("cannot accept a connection: {error}");
+                relay.output.not_forwarded(&path.target, &why, AGAIN);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -80,7 +81,9 @@ async fn carried(mut socket: TcpStream, path: &Path, relay: &Relay, tally: &Tall
             abort(socket);
             let (status, mut by) = (why.status(), EndedBy::Remote);
             match why {
-                Failed::NotForwarded(why) => relay.output.not_forwarded(&path.target, &why.to_string()),
+                Failed::NotForwarded(why) => {
+                    relay.output.not_forwarded(&path.target, &why.to_string(), why.hint())
+                }
                 Failed::Refused(destination, status) => tell(relay, path, &destination, status),
                 Failed::NotInstead(destination, error) => {
                     path.route.doubt();

@@ -154,7 +154,7 @@ impl Flow {
             let (flow, destination) = match opened {
                 Ok(opened) => opened,
                 Err(why) => {
-                    self.relay.output.not_forwarded(&self.path.target, &why.to_string());
+                    self.relay.output.not_forwarded(&self.path.target, &why.to_string(), why.hint());
                     return (false, why.status());
                 }
             };

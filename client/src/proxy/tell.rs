@@ -10,7 +10,10 @@ use relay_protocol::{
 };
 use relay_proxy::{Ended, Observer, Spoken};
 
-use crate::output::{Connection, EndedBy, Output};
+use crate::{
+    forward::AGAIN,
+    output::{Connection, EndedBy, Output},
+};
 
 /// Tells the terminal.
 pub(super) struct Teller(pub(super) Arc<Output>);
@@ -48,6 +51,6 @@ impl Observer for Teller {
     }
 
     fn trouble(&self, sentence: &str) {
-        self.0.not_forwarded("proxy", sentence);
+        self.0.not_forwarded("proxy", sentence, AGAIN);
     }
 }
