@@ -6,11 +6,14 @@
 use std::time::{Duration, Instant};
 
 /// In flight while nothing is known, in bytes.
-const INITIAL: u64 = 128 * 1024;
+pub(crate) const INITIAL: u64 = 128 * 1024;
 /// In flight at the least, in bytes.
 const LEAST: u64 = 32 * 1024;
 /// What may wait in the path's buffers, as time.
 const STANDING: Duration = Duration::from_millis(5);
+/// Bytes that waited less than this did so in no buffer that all lanes share. What waits longer while they don't, waits behind
+/// a lost packet, on its own lane.
+const EMPTY: Duration = Duration::from_millis(8);
 /// A maximum is remembered for so many rounds in which data was not what was short.
 const ROUNDS: usize = 10;
 /// Rounds in a row without growth by a quarter, or with filled buffers, after which the rate counts as found.
@@ -229,18 +232,25 @@ pub(crate) struct Total {
     bytes: u64,
     /// Some lane had room and there was nothing to send.
     limited: bool,
+    /// Of the bytes of this span and of the one before, those that did not wait.
+    prompt: [u64; 2],
+    /// Nearly all bytes of the span before waited.
+    crowded: bool,
     /// Of eight rounds the first has a quarter more in flight and the second a quarter less, which empties the
     /// buffers and shows the least round trip.
     turn: u8,
 }
 
 impl Total {
-    /// `bytes` were acknowledged on some lane.
-    pub(crate) fn acked(&mut self, now: Instant, bytes: u64, least: Duration) {
+    /// `bytes` were acknowledged on some lane, the newest of which had `waited` beyond the lane's least round trip.
+    pub(crate) fn acked(&mut self, now: Instant, bytes: u64, waited: Duration, least: Duration) {
         let span = (least * 2).max(SPAN);
         let since = *self.since.get_or_insert(now);
         let took = now.saturating_duration_since(since);
         self.bytes = self.bytes.saturating_add(bytes);
+        if waited < EMPTY {
+            self.prompt[0] = self.prompt[0].saturating_add(bytes);
+        }
         if took < span {
             return;
         }
@@ -252,12 +262,24 @@ impl Total {
                 self.rates.turn();
             }
             self.turn = (self.turn + 1) % 8;
+            self.crowded = self.prompt[0] < self.bytes / 8;
         }
         (self.since, self.bytes) = (Some(now), 0);
+        self.prompt = [0, self.prompt[0]];
     }
 
     pub(crate) fn ran_dry(&mut self) {
         self.limited = true;
+    }
+
+    /// Whether the buffers that all lanes share hold nothing: some bytes did not wait.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.prompt != [0; 2]
+    }
+
+    /// Whether nearly all bytes waited of late.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.crowded
     }
 
     /// Bytes that may be in flight together on `paths`, which are in use.
@@ -355,7 +377,7 @@ mod tests {
         // Each alone had 10 MiB/s; together they get no more.
         for _ in 0..200 {
             now += 5 * MS;
-            total.acked(now, (10 << 20) / 200, 20 * MS);
+            total.acked(now, (10 << 20) / 200, 10 * MS, 20 * MS);
         }
         total.turn = 2;
         let most = bytes_in(10 << 20, 20 * MS + STANDING + 2 * BUNCHED) * 11 / 10;

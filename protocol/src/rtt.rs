@@ -9,6 +9,7 @@ const REMEMBERED: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rtt {
+    latest: Duration,
     smoothed: Option<Duration>,
     variation: Duration,
     least: Option<Duration>,
@@ -20,6 +21,7 @@ pub(crate) struct Rtt {
 impl Rtt {
     pub(crate) fn sample(&mut self, now: Instant, rtt: Duration) {
         self.sample_least(now, rtt);
+        self.latest = rtt;
         match self.smoothed {
             None => {
                 self.smoothed = Some(rtt);
@@ -43,6 +45,11 @@ impl Rtt {
             self.began = Some(now);
         }
         self.spans[0] = least(self.spans[0]);
+    }
+
+    /// How much longer the latest one was than the least of late.
+    pub(crate) fn waited(&self) -> Duration {
+        self.latest.saturating_sub(self.least_lately().unwrap_or_default())
     }
 
     /// Zero until there is a sample.

@@ -19,6 +19,8 @@ const REASSEMBLY: u64 = 4 << 20;
 const HOPELESS: Duration = Duration::from_secs(1);
 /// Two stalls within this time ask for one lane more.
 const RESTLESS_WITHIN: Duration = Duration::from_secs(10);
+/// Stalls within two round trips, and within this, have one cause.
+const STALLS_APART: Duration = Duration::from_millis(100);
 /// For so long after the last of them.
 const RESTLESS_FOR: Duration = Duration::from_secs(60);
 /// Nothing is late before this; on a near path only a busy processor makes anything wait.
@@ -143,11 +145,16 @@ impl Session {
         }
     }
 
-    /// A lane is held up. The second time within a while shows a path that loses packets.
+    /// A lane is held up. The second time within a while shows a path that loses packets; not where bytes fill a buffer
+    /// that all lanes share, which holds them up at the same time.
     fn note_stall(&mut self, now: Instant) {
-        let again = self.stalled.is_some_and(|at| now.saturating_duration_since(at) <= RESTLESS_WITHIN);
+        let since = self.stalled.map(|at| now.saturating_duration_since(at));
+        let apart = (self.least_round_trip() * 2).max(STALLS_APART);
+        if self.total.is_crowded() || since.is_some_and(|since| since < apart) {
+            return;
+        }
         self.stalled = Some(now);
-        if again && !self.is_near() {
+        if since.is_some_and(|since| since <= RESTLESS_WITHIN) && !self.is_near() {
             self.restless = Some(now);
         }
     }

@@ -16,6 +16,8 @@ const FAR_BYTES: u64 = 512 * 1024;
 const PROTECT_AFTER: Duration = Duration::from_secs(1);
 /// Extra lanes end after this much quiet.
 const QUIET: Duration = Duration::from_secs(60);
+/// A path that loses packets is given this many times as many lanes for bulk: each is held up often, and holds little.
+const LOSSY: usize = 2;
 /// A path with a shorter round trip is near: one lane fills it.
 pub(super) const NEAR: Duration = Duration::from_millis(5);
 
@@ -290,6 +292,9 @@ impl Session {
         // One of them is express, so a limit of n bulk lanes is n + 1 in all.
         let most = (self.config.lanes + 1).min(MAX_LANES);
         match () {
+            () if far && self.data_bytes >= FAR_BYTES && self.is_restless(now) => {
+                (self.config.lanes * LOSSY + 1).min(MAX_LANES)
+            }
             () if far && self.data_bytes >= FAR_BYTES => most,
             () if self.is_restless(now) => most.min(3),
             () => 2,

@@ -265,14 +265,17 @@ impl Session {
 
     fn lane_acked(&mut self, id: u64, position: u64, now: Instant) -> Result<(), Malformed> {
         let mut items = std::mem::take(&mut self.acked);
-        let known = self.lane(id).map(|lane| lane.acknowledged(now, position, &mut items));
+        let known =
+            self.lane(id).map(|lane| (lane.acknowledged(now, position, &mut items), lane.rtt.waited()));
         for item in items.drain(..) {
             self.item_acked(item);
         }
         self.acked = items;
         match known {
-            Some(None) => return Err(Malformed::Violation("acknowledgement beyond what was sent")),
-            Some(Some(bytes)) if bytes > 0 => self.total.acked(now, bytes, self.least_round_trip()),
+            Some((None, _)) => return Err(Malformed::Violation("acknowledgement beyond what was sent")),
+            Some((Some(bytes), waited)) if bytes > 0 => {
+                self.total.acked(now, bytes, waited, self.least_round_trip());
+            }
             _ => {}
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Event, FlowKey, ResetOut, Session, Stream, StreamKey};
 use crate::frame::{self, Frame};
 use crate::lane::{Closing, Item, Lane};
+use crate::path::INITIAL;
 
 /// Bytes of frames for one write to a transport: with the transport's own framing they fill four TLS records.
 pub const BATCH: usize = 64 * 1024 - 256;
@@ -259,7 +260,14 @@ impl Session {
         if self.is_near() {
             return if lane.rtt.smoothed() < CROWDED { NEAR_CAPS * limit } else { limit };
         }
-        lane.path.cap(self.least_round_trip()).min(FAR_CAPS * limit)
+        let least = if self.only_loses() { INITIAL } else { 0 };
+        lane.path.cap(self.least_round_trip()).max(least).min(FAR_CAPS * limit)
+    }
+
+    /// Whether the path loses packets while no buffer that all lanes share holds anything. What is in flight then waits
+    /// behind lost packets, each on its own lane, and must not keep the other lanes idle.
+    fn only_loses(&self) -> bool {
+        self.is_restless(self.last_data) && self.total.is_empty()
     }
 
     fn room(&self, id: u64) -> bool {
@@ -271,7 +279,7 @@ impl Session {
     fn bulk_room(&self, id: u64) -> u64 {
         let Some(lane) = self.lanes.iter().find(|lane| lane.id == id) else { return 0 };
         let own = self.cap(lane).saturating_sub(lane.in_flight());
-        if self.is_near() || own == 0 {
+        if self.is_near() || own == 0 || self.only_loses() {
             return own;
         }
         let moving = || {

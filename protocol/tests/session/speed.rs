@@ -73,6 +73,35 @@ fn a_bottleneck_is_filled_and_its_buffer_is_not() {
     });
 }
 
+/// The share that downloads use of four lanes that carry `rate` each, and lose one segment in a hundred.
+fn lossy_downloads(seed: u64, rate: u64, streams: u64) -> f64 {
+    let path = Path { loss: 10, stall: 30 * MS, ..far(10 * MS, Some(rate)) };
+    // However many lanes it would have.
+    let client = Config { lanes: 4, ..Config::client() };
+    let mut world = World::with(seed, client, Config::agent(), path);
+    let time = 12 * SECOND;
+    for _ in 0..streams {
+        world.plan(download(16 * rate * time.as_secs() / streams));
+    }
+    world.run_for(4 * SECOND);
+    let delivered = |world: &World| world.pipes.iter().map(|pipe| pipe.ways[DOWN].delivered).sum::<u64>();
+    let (before, since) = (delivered(&world), world.now);
+    world.run_for(time - 4 * SECOND);
+    println!("{} lanes", world.pipes.len());
+    (delivered(&world) - before) as f64 / (4.0 * rate as f64 * (world.now - since).as_secs_f64())
+}
+
+#[test]
+fn lanes_that_lose_segments_are_used() {
+    for_seeds("lossy", 2, |seed| {
+        for streams in [1, 8] {
+            let used = lossy_downloads(seed, 768 << 10, streams);
+            println!("{streams} over lossy lanes: {used:.3}");
+            assert!(used >= 0.7, "{streams} streams use {used:.2}");
+        }
+    });
+}
+
 /// How long small writes take to arrive, one way, over lanes that lose one segment in a hundred, which holds up what
 /// follows it on its lane.
 fn small_writes(seed: u64, lanes: usize, beside_a_download: bool) -> Vec<Duration> {

@@ -23,6 +23,9 @@ const FLAGS: &str = "CARGO_ENCODED_RUSTFLAGS";
 /// A panic ends the program at once, so nothing reads the tables that tell how to unwind: half a megabyte.
 const NO_TABLES: &str = "-Cforce-unwind-tables=no";
 
+/// The linker names a program for macOS by its content, paths of what it was linked from included, unless it leaves those away.
+const STRIPPED: &str = "-Clink-arg=-s";
+
 /// Names the folder of Apple's SDK, as Apple's own tools have it.
 const SDK: &str = "SDKROOT";
 
@@ -83,7 +86,7 @@ pub(crate) fn plugin(workspace: &Workspace, zig: &Zig, platform: Platform, agent
     let target = platform.target();
     add_target(target)?;
     step(&format!("build kubectl-relay ({target}, profile dist)"), || {
-        let mut build = workspace.build(zig.cargo()?, "zigbuild", "kubectl-relay", "dist");
+        let mut build = workspace.build(zig.cargo()?, "rustc", "kubectl-relay", "dist");
         let mut flags = flags(&workspace.source, &workspace.target)?;
         match platform.os() {
             // Other systems want the tables for themselves.
@@ -102,7 +105,11 @@ pub(crate) fn plugin(workspace: &Workspace, zig: &Zig, platform: Platform, agent
         // cargo-zigbuild brings the linker.
         build.env_remove("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER");
         build.env_remove("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER");
-        shell::run(build.args(["--locked", "--target", target]).env(plugin::AGENTS, agents))
+        build.args(["--locked", "--bin", "kubectl-relay", "--target", target]).env(plugin::AGENTS, agents);
+        if platform.os() == "darwin" {
+            build.args(["--", STRIPPED]);
+        }
+        shell::run(&mut build)
     })?;
     let mut plugin = workspace.built(target, "kubectl-relay", "dist").into_os_string();
     plugin.push(platform.suffix());
