@@ -171,7 +171,7 @@ pub struct SessionArgs {
     #[arg(long, value_enum, value_name = "KIND", default_value_t = TransportArg::Auto, env = "KUBECTL_RELAY_TRANSPORT")]
     pub transport: TransportArg,
 
-    /// At most so many connections to the API server carry data (1 to 16).
+    /// At most so many connections to the API server carry bulk, twice as many where the path loses packets (1 to 16).
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16), env = "KUBECTL_RELAY_LANES")]
     pub lanes: u8,
 

@@ -17,10 +17,10 @@ const SMALL: usize = 4 * 1024;
 const REASSEMBLY: u64 = 4 << 20;
 /// A lane this late, or four round trips, has everything on it sent again.
 const HOPELESS: Duration = Duration::from_secs(1);
-/// Two stalls within this time ask for one lane more.
-const RESTLESS_WITHIN: Duration = Duration::from_secs(10);
 /// Stalls within two round trips, and within this, have one cause.
 const STALLS_APART: Duration = Duration::from_millis(100);
+/// Two stalls within this time ask for more lanes.
+const RESTLESS_WITHIN: Duration = Duration::from_secs(10);
 /// For so long after the last of them.
 const RESTLESS_FOR: Duration = Duration::from_secs(60);
 /// Nothing is late before this; on a near path only a busy processor makes anything wait.
