@@ -64,6 +64,10 @@ pub(crate) struct Lane {
     pub(crate) suspect: bool,
     /// Something on the way is held up: an acknowledgement is overdue.
     pub(crate) lagging: bool,
+    /// When that began, bytes on other lanes did not wait.
+    pub(crate) alone: bool,
+    /// What was held up has been acknowledged after so long that something was lost on the way.
+    pub(crate) repaired: bool,
     /// Frames that end at or before this position have been looked at for being late.
     pub(crate) looked: u64,
     /// Not to be looked at for late frames before this.
@@ -102,6 +106,8 @@ impl Lane {
             peer_closing: false,
             suspect: false,
             lagging: false,
+            alone: false,
+            repaired: false,
             looked: 0,
             look_at: None,
             given_up: 0,
@@ -229,6 +235,7 @@ impl Lane {
             return None;
         }
         let (mut newest, mut bytes) = (None, 0);
+        let oldest = self.records.front().map(|record| record.at);
         while let Some(record) = self.records.front().filter(|record| record.end <= position) {
             bytes += record.len;
             newest = Some((record.at, record.snapshot));
@@ -240,6 +247,9 @@ impl Lane {
             self.rtt.sample(now, now.saturating_duration_since(at));
             let least = self.rtt.least_lately().unwrap_or_default();
             self.path.acked(now, bytes, at, snapshot, least);
+            let took = oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest));
+            // To repair a loss takes a round trip.
+            self.repaired |= self.lagging && self.alone && took >= least * 7 / 4;
             self.lagging = false;
             self.look_at = None;
         }

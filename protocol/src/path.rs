@@ -11,9 +11,8 @@ pub(crate) const INITIAL: u64 = 128 * 1024;
 const LEAST: u64 = 32 * 1024;
 /// What may wait in the path's buffers, as time.
 const STANDING: Duration = Duration::from_millis(5);
-/// Bytes that waited less than this did so in no buffer that all lanes share. What waits longer while they don't, waits behind
-/// a lost packet, on its own lane.
-const EMPTY: Duration = Duration::from_millis(8);
+/// Bytes that waited less than this found the buffers that all lanes share empty.
+const PROMPT: Duration = Duration::from_millis(8);
 /// A maximum is remembered for so many rounds in which data was not what was short.
 const ROUNDS: usize = 10;
 /// Rounds in a row without growth by a quarter, or with filled buffers, after which the rate counts as found.
@@ -248,7 +247,7 @@ impl Total {
         let since = *self.since.get_or_insert(now);
         let took = now.saturating_duration_since(since);
         self.bytes = self.bytes.saturating_add(bytes);
-        if waited < EMPTY {
+        if waited < PROMPT {
             self.prompt[0] = self.prompt[0].saturating_add(bytes);
         }
         if took < span {

@@ -333,8 +333,8 @@ pub struct Session {
     no_lanes_since: Option<Instant>,
     /// The lanes that there are may all be dead: one more is wanted at once.
     renew: bool,
-    /// When a lane was last held up, and since when there is one lane more for it.
-    stalled: Option<Instant>,
+    /// When something that a lost packet held up last came through, and since when there are more lanes for it.
+    repaired: Option<Instant>,
     restless: Option<Instant>,
     /// Data went over the session recently: a second lane protects it.
     busy_since: Option<Instant>,
@@ -404,7 +404,7 @@ impl Session {
             express: None,
             no_lanes_since: Some(now),
             renew: false,
-            stalled: None,
+            repaired: None,
             restless: None,
             busy_since: None,
             last_data: now,

@@ -23,6 +23,8 @@ const STALLS_APART: Duration = Duration::from_millis(100);
 const RESTLESS_WITHIN: Duration = Duration::from_secs(10);
 /// For so long after the last of them.
 const RESTLESS_FOR: Duration = Duration::from_secs(60);
+/// After so long without one it may be another path.
+const LOSES_FOR: Duration = Duration::from_secs(5);
 /// Nothing is late before this; on a near path only a busy processor makes anything wait.
 const LEAST_PATIENCE: Duration = Duration::from_millis(10);
 const NEAR_PATIENCE: Duration = Duration::from_millis(50);
@@ -121,13 +123,12 @@ impl Session {
             let id = lane.id;
             let sent_by = now.checked_sub(patience).unwrap_or(now);
             let late: Vec<Late> = lane.late(sent_by).collect();
+            let crowded = self.total.is_crowded();
             let lane = &mut self.lanes[index];
-            let stalls = !late.is_empty() && !lane.lagging;
-            lane.lagging |= stalls;
-            lane.look_at = Some(now + pause);
-            if stalls {
-                self.note_stall(now);
+            if !late.is_empty() && !lane.lagging {
+                (lane.lagging, lane.alone) = (true, !crowded);
             }
+            lane.look_at = Some(now + pause);
             self.choose_express();
             if !self.lanes.iter().any(|lane| lane.is_usable() && !lane.lagging) {
                 // Nowhere to send it that is any better.
@@ -145,15 +146,15 @@ impl Session {
         }
     }
 
-    /// A lane is held up. The second time within a while shows a path that loses packets; not where bytes fill a buffer
-    /// that all lanes share, which holds them up at the same time.
-    fn note_stall(&mut self, now: Instant) {
-        let since = self.stalled.map(|at| now.saturating_duration_since(at));
+    /// What a lane held up has come through. The second time within a while shows a path that loses packets; not where bytes
+    /// fill a buffer that all lanes share, which holds them up at the same time.
+    pub(super) fn note_repair(&mut self, now: Instant) {
+        let since = self.repaired.map(|at| now.saturating_duration_since(at));
         let apart = (self.least_round_trip() * 2).max(STALLS_APART);
         if self.total.is_crowded() || since.is_some_and(|since| since < apart) {
             return;
         }
-        self.stalled = Some(now);
+        self.repaired = Some(now);
         if since.is_some_and(|since| since <= RESTLESS_WITHIN) && !self.is_near() {
             self.restless = Some(now);
         }
@@ -162,6 +163,13 @@ impl Session {
     /// Whether lanes are held up so often that two of them often are at the same time.
     pub(super) fn is_restless(&self, now: Instant) -> bool {
         self.restless.is_some_and(|at| now.saturating_duration_since(at) <= RESTLESS_FOR)
+    }
+
+    /// Whether bytes are lost now, while no buffer that all lanes share holds anything. What is in flight then waits behind
+    /// them, each on its own lane, and must not keep the other lanes idle.
+    pub(super) fn only_loses(&self) -> bool {
+        self.restless.is_some_and(|at| self.last_data.saturating_duration_since(at) <= LOSES_FOR)
+            && self.total.is_empty()
     }
 
     /// Queues what a late frame brought, if it is small or state; false where the budget is spent.

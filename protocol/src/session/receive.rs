@@ -265,16 +265,21 @@ impl Session {
 
     fn lane_acked(&mut self, id: u64, position: u64, now: Instant) -> Result<(), Malformed> {
         let mut items = std::mem::take(&mut self.acked);
-        let known =
-            self.lane(id).map(|lane| (lane.acknowledged(now, position, &mut items), lane.rtt.waited()));
+        let known = self.lane(id).map(|lane| {
+            let bytes = lane.acknowledged(now, position, &mut items);
+            (bytes, lane.rtt.waited(), std::mem::take(&mut lane.repaired))
+        });
         for item in items.drain(..) {
             self.item_acked(item);
         }
         self.acked = items;
         match known {
-            Some((None, _)) => return Err(Malformed::Violation("acknowledgement beyond what was sent")),
-            Some((Some(bytes), waited)) if bytes > 0 => {
+            Some((None, ..)) => return Err(Malformed::Violation("acknowledgement beyond what was sent")),
+            Some((Some(bytes), waited, repaired)) if bytes > 0 => {
                 self.total.acked(now, bytes, waited, self.least_round_trip());
+                if repaired {
+                    self.note_repair(now);
+                }
             }
             _ => {}
         }

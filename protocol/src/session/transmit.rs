@@ -264,12 +264,6 @@ impl Session {
         lane.path.cap(self.least_round_trip()).max(least).min(FAR_CAPS * limit)
     }
 
-    /// Whether the path loses packets while no buffer that all lanes share holds anything. What is in flight then waits
-    /// behind lost packets, each on its own lane, and must not keep the other lanes idle.
-    fn only_loses(&self) -> bool {
-        self.is_restless(self.last_data) && self.total.is_empty()
-    }
-
     fn room(&self, id: u64) -> bool {
         self.lanes.iter().any(|lane| lane.id == id && lane.in_flight() < self.cap(lane))
     }
