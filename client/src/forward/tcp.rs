@@ -82,7 +82,7 @@ async fn carried(mut socket: TcpStream, path: &Path, relay: &Relay, tally: &Tall
             let (status, mut by) = (why.status(), EndedBy::Remote);
             match why {
                 Failed::NotForwarded(why) => {
-                    relay.output.not_forwarded(&path.target, &why.to_string(), why.hint())
+                    relay.output.not_forwarded(&path.target, &why.to_string(), why.hint());
                 }
                 Failed::Refused(destination, status) => tell(relay, path, &destination, status),
                 Failed::NotInstead(destination, error) => {
