@@ -32,6 +32,8 @@ impl Scene {
         let (relay, echo) = Relay::start(&["-n", name, TARGET, ":7007@tcp"]);
         let echoes = Echoes::start(echo, 5);
         let pod = kubectl(&["get", "pods", "-n", name, "-l", AGENT_LABEL, "-o", "name"]);
+        // The plugin knows from the node's own event that the agent runs; kubectl asks the pod's status, which follows.
+        kubectl(&["wait", "-n", name, &pod, "--for=jsonpath={.status.phase}=Running", "--timeout=30s"]);
         let mut forward = Command::new("kubectl");
         forward.args(["port-forward", "-n", name, &pod, ":9527"]);
         let forward = Relay::spawn_command(forward);

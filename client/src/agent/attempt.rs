@@ -30,6 +30,10 @@ use crate::{
 /// What was made is removed within this time, or left to end by itself.
 const REMOVAL: Duration = Duration::from_secs(5);
 
+/// A namespace that has just been made is whole after this time at the latest. The Job's controller tries again each second
+/// until then, and there is nothing to say.
+const WHOLE: Duration = Duration::from_secs(5);
+
 /// The seconds that are waited for are told anew so often,
 const SECOND: Duration = Duration::from_secs(1);
 /// and from this number on: nobody counts less.
@@ -72,6 +76,7 @@ impl<'a> Attempt<'a> {
             pods: pods.subscribe(),
             job_events: job_events.subscribe(),
             pod_events: None,
+            since: Instant::now(),
             told: HashSet::new(),
             events_refused: false,
         };
@@ -209,6 +214,7 @@ struct Watch {
     pods: watch::Receiver<Snapshot<Pod>>,
     job_events: watch::Receiver<Snapshot<Event>>,
     pod_events: Option<watch::Receiver<Snapshot<Event>>>,
+    since: Instant,
     told: HashSet<String>,
     events_refused: bool,
 }
@@ -267,8 +273,11 @@ impl Watch {
             .collect()
     }
 
-    /// The pod may be there before its ConfigMap, and then waits for it.
+    /// The pod may be there before its ConfigMap, and the Job before its namespace's service account: they wait for it.
     fn is_on_its_way(&self, event: &Event) -> bool {
+        if diagnosis::is_of_a_new_namespace(event) && self.since.elapsed() < WHOLE {
+            return true;
+        }
         let missing = |name: &String| format!("configmap \"{name}\" not found");
         let message = event.message.as_deref().unwrap_or_default();
         self.config_map.as_ref().is_some_and(|name| message.contains(&missing(name)))

@@ -193,6 +193,17 @@ pub fn is_start(event: &Event, pod: &Pod) -> bool {
         && of.field_path.as_deref() == Some(&format!("spec.containers{{{CONTAINER}}}"))
 }
 
+/// Whether an event tells of something that a namespace just made has a moment later: its service account.
+pub fn is_of_a_new_namespace(event: &Event) -> bool {
+    event.reason.as_deref() == Some("FailedCreate")
+        && event.message.as_deref().is_some_and(lacks_service_account)
+}
+
+/// The words of the API server's ServiceAccount admission.
+fn lacks_service_account(message: &str) -> bool {
+    message.contains("error looking up service account") && message.contains("not found")
+}
+
 /// Reads an event of the agent's Job or pod.
 pub fn of_event(event: &Event) -> Option<Trouble> {
     let message = one_line(event.message.as_deref().unwrap_or_default());
@@ -214,11 +225,17 @@ pub fn of_event(event: &Event) -> Option<Trouble> {
              with --server.namespace",
             true,
         )),
+        "FailedCreate" if lacks_service_account(&message) => not_admitted(trouble(
+            format!("the agent's pod waits for its service account: {}", after_forbidden(&message)),
+            "kubectl get serviceaccounts lists those there are; the cluster makes \"default\" with each namespace, and \
+             another name comes from your patch",
+            false,
+        )),
         "FailedCreate" if message.contains("denied the request") || message.contains("is forbidden") => {
             not_admitted(trouble(
                 format!("the cluster does not admit the agent's pod: {}", after_forbidden(&message)),
                 "change the pod with -p/--patch as the rule asks, or use another namespace with --server.namespace",
-                !message.contains("serviceaccount") && !message.contains("service account"),
+                true,
             ))
         }
         "FailedCreate" => trouble(
@@ -406,6 +423,9 @@ mod tests {
         assert_eq!(of_mount("data", absent).unwrap().hint, "check the volumes in your patch");
     }
 
+    const EARLY: &str = "Error creating: pods \"a-\" is forbidden: error looking up service account n/default: \
+                         serviceaccount \"default\" not found";
+
     #[test]
     fn a_refused_pod_is_told_from_the_jobs_events() {
         let quota = of_event(&event(
@@ -430,12 +450,23 @@ mod tests {
         );
         assert!(security.fatal);
 
+        let early = event("FailedCreate", EARLY);
+        assert!(is_of_a_new_namespace(&early));
+        let early = of_event(&early).unwrap();
+        assert_eq!(
+            early.what,
+            "the agent's pod waits for its service account: error looking up service account n/default: \
+             serviceaccount \"default\" not found"
+        );
+        assert!(!early.fatal);
+
         let webhook = of_event(&event(
             "FailedCreate",
             "Error creating: admission webhook \"w\" denied the request: no",
         ))
         .unwrap();
         assert!(webhook.fatal);
+        assert!(!is_of_a_new_namespace(&event("FailedCreate", "admission webhook \"w\" denied the request")));
         assert_eq!(of_event(&event("SuccessfulCreate", "Created pod: a-1")), None);
     }
 }

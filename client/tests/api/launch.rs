@@ -92,6 +92,11 @@ fn cluster(pod_status: Option<Value>, events: Vec<Value>) -> impl Fn(&Asked) -> 
     }
 }
 
+fn running() -> Value {
+    json!({"phase": "Running", "containerStatuses": [{"name": "agent", "image": "", "imageID": "",
+        "ready": true, "restartCount": 0, "state": {"running": {}}}]})
+}
+
 pub(crate) fn waiting(reason: &str, message: &str) -> Value {
     json!({"phase": "Pending", "containerStatuses": [{"name": "agent", "image": "r/i:1", "imageID": "", "ready": false,
         "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}}]})
@@ -107,9 +112,7 @@ fn deleted(log: &[String]) -> bool {
 
 #[tokio::test]
 async fn a_running_container_is_an_agent() {
-    let running = json!({"phase": "Running", "containerStatuses": [{"name": "agent", "image": "", "imageID": "",
-        "ready": true, "restartCount": 0, "state": {"running": {}}}]});
-    let attempt = launch(cluster(Some(running), vec![])).await;
+    let attempt = launch(cluster(Some(running()), vec![])).await;
     let agent = attempt.outcome.unwrap();
     assert_eq!((agent.pod.as_str(), agent.uid.as_str()), ("p", "u"));
     assert_eq!(attempt.stderr, "");
@@ -184,6 +187,39 @@ async fn a_pod_that_admission_refuses_ends_the_run_at_once() {
         "Pod Security does not admit the agent's pod: violates PodSecurity \"restricted:latest\": hostNetwork"
     );
     assert!(deleted(&attempt.log), "{:?}", attempt.log);
+}
+
+const NO_ACCOUNT: &str = "Error creating: pods \"p\" is forbidden: error looking up service account n/default: \
+                          serviceaccount \"default\" not found";
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_has_just_been_made_is_waited_for_without_a_word() {
+    let refused = cluster(None, vec![failed_create(NO_ACCOUNT)]);
+    let attempt = launch(move |asked| match asked.path.as_str() {
+        "/api/v1/namespaces/dev/pods" if !asked.is_watch() => {
+            let pod = json!({"metadata": {"name": "p", "uid": "u"}, "status": running()});
+            let list = json!({"metadata": {"resourceVersion": "1"}, "items": [pod]});
+            Answer::Late(Duration::from_secs(2), 200, list)
+        }
+        _ => refused(asked),
+    })
+    .await;
+    assert_eq!(attempt.outcome.unwrap().pod, "p");
+    assert_eq!(attempt.stderr, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_account_that_does_not_come_is_told() {
+    let attempt = launch(cluster(None, vec![failed_create(NO_ACCOUNT)])).await;
+    assert!(
+        attempt.stderr.starts_with(
+            "warning: the agent's pod waits for its service account: error looking up service account n/default: \
+             serviceaccount \"default\" not found\nhint: kubectl get serviceaccounts"
+        ),
+        "{}",
+        attempt.stderr
+    );
+    assert!(matches!(attempt.outcome.err().unwrap(), LaunchError::TimedOut { .. }));
 }
 
 #[tokio::test(start_paused = true)]
