@@ -11,6 +11,9 @@ use crate::session::{FlowKey, StreamKey};
 /// PONGs that wait to be sent; a peer that sends more PINGs than it reads loses the oldest.
 const MAX_PONGS: usize = 4;
 
+/// To repair a loss takes this long at the least: twice what a frame takes and waits for.
+const REPAIR: Duration = Duration::from_millis(20);
+
 /// What a frame that is in flight brought, for when it is acknowledged or lost.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Item {
@@ -64,6 +67,8 @@ pub(crate) struct Lane {
     pub(crate) suspect: bool,
     /// Something on the way is held up: an acknowledgement is overdue.
     pub(crate) lagging: bool,
+    /// For so long nothing came meanwhile.
+    pub(crate) silent: Duration,
     /// When that began, bytes on other lanes did not wait.
     pub(crate) alone: bool,
     /// What was held up has been acknowledged after so long that something was lost on the way.
@@ -106,6 +111,7 @@ impl Lane {
             peer_closing: false,
             suspect: false,
             lagging: false,
+            silent: Duration::ZERO,
             alone: false,
             repaired: false,
             looked: 0,
@@ -169,6 +175,9 @@ impl Lane {
 
     /// Anything came at all.
     pub(crate) fn heard(&mut self, now: Instant) {
+        if self.lagging {
+            self.silent = self.silent.max(now.saturating_duration_since(self.last_received));
+        }
         self.last_received = now;
         self.suspect = false;
         self.waiting_since = self.waits().then_some(now);
@@ -229,8 +238,15 @@ impl Lane {
     }
 
     /// The frames that end at or before `position`, and how many bytes they were; `None` where it lies beyond what was
-    /// sent.
-    pub(crate) fn acknowledged(&mut self, now: Instant, position: u64, items: &mut Vec<Item>) -> Option<u64> {
+    /// sent. `others` is the least round trip of all lanes until now: a lane that came while the path's buffers were full
+    /// does not know it.
+    pub(crate) fn acknowledged(
+        &mut self,
+        now: Instant,
+        position: u64,
+        others: Duration,
+        items: &mut Vec<Item>,
+    ) -> Option<u64> {
         if position > self.sent {
             return None;
         }
@@ -244,12 +260,16 @@ impl Lane {
         }
         self.in_flight -= bytes;
         if let Some((at, snapshot)) = newest {
+            let usual = self.rtt.smoothed();
             self.rtt.sample(now, now.saturating_duration_since(at));
             let least = self.rtt.least_lately().unwrap_or_default();
+            let least = if others.is_zero() { least } else { least.min(others) };
             self.path.acked(now, bytes, at, snapshot, least);
             let took = oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest));
-            // To repair a loss takes a round trip.
-            self.repaired |= self.lagging && self.alone && took >= least * 7 / 4;
+            // To repair a loss takes a round trip, beyond what bytes wait in a buffer of this lane's own; and nothing at all
+            // comes meanwhile.
+            let repair = (least * 3 / 4).max(REPAIR);
+            self.repaired |= self.lagging && self.alone && self.silent >= repair && took >= usual + repair;
             self.lagging = false;
             self.look_at = None;
         }

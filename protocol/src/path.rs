@@ -202,6 +202,11 @@ impl Path {
         self.rates.get()
     }
 
+    /// Bytes that pass in this time; 0 where nothing is known.
+    pub(crate) fn bytes_in(&self, time: Duration) -> u64 {
+        bytes_in(self.rate(), time)
+    }
+
     /// Bytes allowed for acknowledgements that come in bunches.
     fn allowance(&self) -> u64 {
         self.bunches.get()

@@ -126,7 +126,7 @@ impl Session {
             let crowded = self.total.is_crowded();
             let lane = &mut self.lanes[index];
             if !late.is_empty() && !lane.lagging {
-                (lane.lagging, lane.alone) = (true, !crowded);
+                (lane.lagging, lane.alone, lane.silent) = (true, !crowded, Duration::ZERO);
             }
             lane.look_at = Some(now + pause);
             self.choose_express();
@@ -170,6 +170,7 @@ impl Session {
     pub(super) fn only_loses(&self) -> bool {
         self.restless.is_some_and(|at| self.last_data.saturating_duration_since(at) <= LOSES_FOR)
             && self.total.is_empty()
+            && !self.total.is_crowded()
     }
 
     /// Queues what a late frame brought, if it is small or state; false where the budget is spent.

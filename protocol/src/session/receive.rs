@@ -265,8 +265,9 @@ impl Session {
 
     fn lane_acked(&mut self, id: u64, position: u64, now: Instant) -> Result<(), Malformed> {
         let mut items = std::mem::take(&mut self.acked);
+        let least = self.least_round_trip();
         let known = self.lane(id).map(|lane| {
-            let bytes = lane.acknowledged(now, position, &mut items);
+            let bytes = lane.acknowledged(now, position, least, &mut items);
             (bytes, lane.rtt.waited(), std::mem::take(&mut lane.repaired))
         });
         for item in items.drain(..) {

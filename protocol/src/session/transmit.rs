@@ -11,9 +11,10 @@ use crate::path::INITIAL;
 pub const BATCH: usize = 64 * 1024 - 256;
 /// Bytes of a bulk stream before the next has its turn. One that is alone fills the batch.
 const TURN: usize = 32 * 1024;
-/// Bytes of a frame on a lane that has not shown to be quick. A frame counts only when it is whole: on a slow path a
-/// large one takes longer than a silent lane is given, and would go out again on one lane after the other.
+/// Bytes of a frame on a lane that has not shown to be quick, and of any at the least.
 const CAREFUL_TURN: usize = 4 * 1024;
+/// What a far lane carries in this time is one frame at the most.
+const FRAME_TIME: Duration = Duration::from_millis(8);
 /// A lane is quick that answers within this time.
 const QUICK: Duration = Duration::from_millis(500);
 /// Left free in a batch for what leads a stream's bytes and for acknowledgements: what spilled over into another
@@ -358,7 +359,7 @@ impl Session {
     }
 
     fn put_bulk(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, limit: usize) {
-        let quick = self.lane(id).is_some_and(|lane| lane.rtt.known() && lane.rtt.smoothed() < QUICK);
+        let whole = self.whole_frame(id);
         loop {
             let room = usize::try_from(self.bulk_room(id)).unwrap_or(usize::MAX);
             let left = limit.saturating_sub(out.len() + HEADROOM);
@@ -368,12 +369,19 @@ impl Session {
             // What is in flight is exceeded by little, and not by many little frames.
             let left = left.min(room.max(CAREFUL_TURN));
             let Some(key) = self.bulk.pop_front() else { break };
-            let turn = match () {
-                () if !quick => left.min(CAREFUL_TURN),
-                () if self.bulk.is_empty() => left,
-                () => left.min(TURN),
-            };
-            self.put_stream(id, key, turn, now, out);
+            let turn = if self.bulk.is_empty() { whole } else { whole.min(TURN) };
+            self.put_stream(id, key, left.min(turn), now, out);
+        }
+    }
+
+    /// Bytes that a frame of bulk may have on a lane: it counts, and is acknowledged, only when all of it has come. On a
+    /// slow path a large one takes longer than a silent lane is given, and would go out again on one lane after the other.
+    fn whole_frame(&self, id: u64) -> usize {
+        let Some(lane) = self.lanes.iter().find(|lane| lane.id == id) else { return CAREFUL_TURN };
+        match () {
+            () if !lane.rtt.known() || lane.rtt.smoothed() >= QUICK => CAREFUL_TURN,
+            () if self.is_near() => BATCH,
+            () => usize::try_from(lane.path.bytes_in(FRAME_TIME)).unwrap_or(BATCH).max(CAREFUL_TURN),
         }
     }
 
