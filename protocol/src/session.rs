@@ -329,6 +329,9 @@ pub struct Session {
     /// What may be sent a second time.
     again: Budget,
     highest_lane: u64,
+    /// Lanes between hello and welcome: of a client, those whose welcome it waits for; of an agent, those that the newest
+    /// hello has named and whose own has not come yet.
+    awaited: Vec<u64>,
     express: Option<u64>,
     no_lanes_since: Option<Instant>,
     /// The lanes that there are may all be dead: one more is wanted at once.
@@ -401,6 +404,7 @@ impl Session {
             total: Total::default(),
             again: Budget::new(now),
             highest_lane: 0,
+            awaited: Vec::new(),
             express: None,
             no_lanes_since: Some(now),
             renew: false,

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use relay_protocol::hello::{Secret, SessionId, Welcome};
+use relay_protocol::hello::{Hello, Secret, SessionId, Welcome};
 use relay_protocol::pool::Pool;
 use relay_protocol::session::{Config, OpenError, Session as Core};
 use relay_protocol::{Header, Status};
@@ -300,9 +300,9 @@ struct Manager<D: Dialer> {
     first: bool,
     shared: Arc<Shared>,
     dialer: Arc<D>,
-    /// Connections for extra lanes under way: all that are missing at a time, for which a far path has round trips to
-    /// spare. Their hellos go out one after the other.
-    extra: JoinSet<Result<D::Io, DialError>>,
+    /// Extra lanes under way: all that are missing at a time, for which a far path has round trips to spare. One that turns
+    /// out to be needed no more comes to nothing.
+    extra: JoinSet<Result<Option<Welcomed<D::Io>>, DialError>>,
     state: watch::Sender<State>,
     lanes: JoinSet<()>,
     /// Some lane worked at the last look.
@@ -340,7 +340,7 @@ impl<D: Dialer> Manager<D> {
                 if self.connected {
                     // More than one only beside one that works: who has none needs one soon, not several.
                     for _ in self.extra.len()..missing {
-                        self.extra.spawn(dial_extra(self.dialer.clone()));
+                        self.extra.spawn(connect_extra(self.shared.clone(), self.dialer.clone()));
                     }
                 } else if missing > 0 {
                     began = Instant::now();
@@ -384,15 +384,9 @@ impl<D: Dialer> Manager<D> {
                 () = self.shared.attention() => {}
                 () = sleep_until(next), if attempt.is_none() && next > Instant::now() => {}
                 Some(_) = self.lanes.join_next() => {}
-                Some(dialled) = self.extra.join_next(), if attempt.is_none() => match dialled {
-                    Ok(Ok(io)) if self.lanes_missing() > 0 => {
-                        began = Instant::now();
-                        attempt = Some(Box::pin(greet(self.shared.clone(), io)));
-                    }
-                    // Too late to be of use.
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => next = self.attempted(began, Err(error)),
-                    Err(_) => {}
+                Some(extra) = self.extra.join_next() => match extra.map(Result::transpose) {
+                    Ok(Some(result)) => next = self.attempted(Instant::now(), result),
+                    Ok(None) | Err(_) => {}
                 },
             }
             self.note();
@@ -514,10 +508,10 @@ fn jittered(wait: Duration) -> Duration {
     wait / 2 + wait / 2 * u32::from(byte[0]) / 255
 }
 
-/// An attempt under way: a lane's dial and hello, or only its hello.
+/// An attempt under way: a lane's dial and hello.
 type Attempt<Io> = std::pin::Pin<Box<dyn Future<Output = Result<Welcomed<Io>, DialError>> + Send>>;
 
-/// Gives an attempt, or a part of it, up when it takes too long.
+/// Gives an attempt up when it takes too long.
 async fn in_time<T>(attempt: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
     let late =
         |_| Err(DialError::passing(format!("no answer from the agent within {} s", ATTEMPT.as_secs())));
@@ -525,20 +519,57 @@ async fn in_time<T>(attempt: impl Future<Output = Result<T, DialError>>) -> Resu
 }
 
 async fn connect<D: Dialer>(shared: Arc<Shared>, dialer: Arc<D>) -> Result<Welcomed<D::Io>, DialError> {
-    in_time(async { say_hello(&shared, dialer.dial().await?).await }).await
+    in_time(async {
+        let io = dialer.dial().await?;
+        say_hello(io, Greeting::next(&shared)).await
+    })
+    .await
 }
 
-async fn dial_extra<D: Dialer>(dialer: Arc<D>) -> Result<D::Io, DialError> {
-    in_time(dialer.dial()).await
+/// A lane beside others, unless there are enough by the time it is dialled.
+async fn connect_extra<D: Dialer>(
+    shared: Arc<Shared>,
+    dialer: Arc<D>,
+) -> Result<Option<Welcomed<D::Io>>, DialError> {
+    in_time(async {
+        let io = dialer.dial().await?;
+        match Greeting::if_wanted(&shared) {
+            Some(greeting) => say_hello(io, greeting).await.map(Some),
+            None => Ok(None),
+        }
+    })
+    .await
 }
 
-async fn greet<Io: LaneIo>(shared: Arc<Shared>, io: Io) -> Result<Welcomed<Io>, DialError> {
-    in_time(say_hello(&shared, io)).await
+/// A hello that is to be said, or waits for its welcome; given up with this.
+struct Greeting {
+    shared: Arc<Shared>,
+    lane: u64,
+    hello: Hello,
 }
 
-async fn say_hello<Io: LaneIo>(shared: &Arc<Shared>, io: Io) -> Result<Welcomed<Io>, DialError> {
+impl Greeting {
+    fn next(shared: &Arc<Shared>) -> Self {
+        let (lane, hello) = shared.with(|state, _| state.session.next_hello());
+        Self { shared: shared.clone(), lane, hello }
+    }
+
+    fn if_wanted(shared: &Arc<Shared>) -> Option<Self> {
+        let next =
+            shared.with(|state, now| state.session.wants_lane(now).then(|| state.session.next_hello()));
+        next.map(|(lane, hello)| Self { shared: shared.clone(), lane, hello })
+    }
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        self.shared.with(|state, _| state.session.give_up(self.lane));
+    }
+}
+
+async fn say_hello<Io: LaneIo>(io: Io, greeting: Greeting) -> Result<Welcomed<Io>, DialError> {
     let (mut read, mut write) = io.into_halves();
-    let (lane, hello) = shared.with(|state, _| state.session.next_hello());
+    let Greeting { shared, lane, hello } = &greeting;
     let written = async {
         write.write_all(&hello.encode()).await?;
         write.flush().await
@@ -563,8 +594,8 @@ async fn say_hello<Io: LaneIo>(shared: &Arc<Shared>, io: Io) -> Result<Welcomed<
             }
         }
     };
-    if shared.with(|state, now| state.session.welcomed(lane, &welcome, now)) {
-        let lane = Joined::new(shared.clone(), lane);
+    if shared.with(|state, now| state.session.welcomed(*lane, &welcome, now)) {
+        let lane = Joined::new(shared.clone(), *lane);
         Ok(Welcomed { lane, read, write, buffer: ReadBuffer::new(&bytes[len..]) })
     } else {
         Err(DialError::passing(format!("the agent refused the session: {}", welcome.status)))

@@ -9,9 +9,9 @@ use crate::lane::{Closing, Item, Lane};
 
 /// Above this many bytes of streams, a second lane is worth its connection.
 const PROTECT_BYTES: u64 = 256 * 1024;
-/// Above this many, bulk on a far path is worth all lanes that it may have: one carries so much within the first seconds,
-/// whatever the path.
-const FAR_BYTES: u64 = 512 * 1024;
+/// Above this many, bulk on a far path is worth all lanes that it may have: it takes some five round trips until they are of
+/// use.
+const FAR_BYTES: u64 = 128 * 1024;
 /// Streams that are open for this long are worth a second lane.
 const PROTECT_AFTER: Duration = Duration::from_secs(1);
 /// Extra lanes end after this much quiet.
@@ -67,8 +67,9 @@ impl Session {
 
     /// Another hello for this session: the welcome, and the lane is part of the session; or the refusal.
     ///
-    /// A lane that the hello does not list is over at once. Wrong proof, a number that is not above all seen and a
-    /// secret that is not the session's are all refused alike.
+    /// Of hellos said at the same time any may come first: one that a newer has overtaken joins if that lists it, and closes
+    /// nothing. A lane that the newest does not list is over at once. Wrong proof, a number that was seen before or that
+    /// nobody expects, and a secret that is not the session's are all refused alike.
     ///
     /// # Errors
     /// The refusal.
@@ -89,33 +90,51 @@ impl Session {
             }
             _ => return Err(Welcome::refusal(Status::AgentLost, instance)),
         };
-        if hello.lane <= self.highest_lane || self.ended.is_some() {
+        let newest = self.highest_lane;
+        let is_newest = hello.lane > newest;
+        if self.ended.is_some() || !(is_newest || self.awaited.contains(&hello.lane)) {
             return Err(Welcome::refusal(Status::AgentLost, instance));
         }
-        let gone: Vec<u64> = self.lanes.iter().map(|lane| lane.id).filter(|id| !held.contains(id)).collect();
-        for id in gone {
-            self.lane_lost(id, now);
-            self.events.push_back(Event::LaneOver(id, false));
+        if is_newest {
+            let lanes = self.lanes.iter().map(|lane| lane.id);
+            let gone: Vec<u64> = lanes.filter(|id| !held.contains(id)).collect();
+            for id in gone {
+                self.lane_lost(id, now);
+                self.events.push_back(Event::LaneOver(id, false));
+            }
         }
         if self.lanes.len() >= MAX_LANES {
             return Err(Welcome::refusal(Status::TooManyStreams, instance));
+        }
+        if is_newest {
+            // A number at or below the newest was seen, or passed over by a hello that knew nothing of it.
+            let is_to_come = |id: &u64| self.awaited.contains(id) || (*id > newest && *id < hello.lane);
+            self.awaited = held.iter().copied().filter(is_to_come).collect();
+        } else {
+            self.awaited.retain(|id| *id != hello.lane);
         }
         self.add_lane(hello.lane, now);
         Ok(self.welcome(instance))
     }
 
-    /// The client's next lane: its number and its hello. The one before that got no welcome is given up.
+    /// The client's next lane: its number and its hello. It may be said while others wait for their welcome, up to
+    /// [`Session::lanes_missing`]; only one that creates the session gives up the one before.
     pub fn next_hello(&mut self) -> (u64, Hello) {
         self.renew = false;
         self.highest_lane += 1;
         let lane = self.highest_lane;
         let request = match self.instance {
-            None => Request::Create { secret: self.secret.clone() },
+            None => {
+                self.awaited.clear();
+                Request::Create { secret: self.secret.clone() }
+            }
             Some(instance) => {
-                let held: Vec<u64> = self.lanes.iter().map(|lane| lane.id).collect();
+                let held = self.lanes.iter().map(|lane| lane.id).chain(self.awaited.iter().copied());
+                let held: Vec<u64> = held.take(MAX_LANES).collect();
                 Request::Join { proof: self.secret.proof(self.id, instance, lane, &held), held }
             }
         };
+        self.awaited.push(lane);
         let hello = Hello {
             request,
             session: self.id,
@@ -127,11 +146,22 @@ impl Session {
         (lane, hello)
     }
 
-    /// The agent's answer on the lane of the last hello. True where the lane is now part of the session.
+    /// A lane whose hello was said gets no welcome: its connection is over, or nobody waits for it any longer.
+    pub fn give_up(&mut self, lane: u64) {
+        self.awaited.retain(|id| *id != lane);
+    }
+
+    /// How many lanes wait for their welcome.
+    pub fn lanes_awaited(&self) -> usize {
+        self.awaited.len()
+    }
+
+    /// The agent's answer to the hello of a lane. True where the lane is now part of the session.
     pub fn welcomed(&mut self, lane: u64, welcome: &Welcome, now: Instant) -> bool {
-        if lane != self.highest_lane || self.ended.is_some() {
+        if !self.awaited.contains(&lane) || self.ended.is_some() {
             return false;
         }
+        self.give_up(lane);
         if welcome.status != Status::Ok || self.instance.is_some_and(|instance| instance != welcome.instance)
         {
             // A refusal tells nothing about the lanes that work.
@@ -261,13 +291,12 @@ impl Session {
         self.lanes.iter().filter(|lane| lane.is_usable()).count()
     }
 
-    /// Whether the client should dial one more lane now.
+    /// Whether the client should say one more hello now.
     pub fn wants_lane(&self, now: Instant) -> bool {
-        self.lanes_missing(now) > 0
+        self.lanes_missing(now) > self.awaited.len()
     }
 
-    /// How many more lanes the client should dial now. They may be dialled at the same time; the hellos follow one after
-    /// the other.
+    /// How many more lanes the client should have now, those that are dialled or wait for their welcome among them.
     pub fn lanes_missing(&self, now: Instant) -> usize {
         if self.ended.is_some() || self.goodbye.is_some() || self.role == Role::Agent {
             return 0;
@@ -285,10 +314,10 @@ impl Session {
         }
         let long_open =
             self.busy_since.is_some_and(|since| now.saturating_duration_since(since) >= PROTECT_AFTER);
-        if !long_open && self.data_bytes < PROTECT_BYTES {
+        let far = self.lanes.iter().any(|lane| lane.rtt.known()) && !self.is_near();
+        if !long_open && self.data_bytes < if far { FAR_BYTES } else { PROTECT_BYTES } {
             return 1;
         }
-        let far = self.lanes.iter().any(|lane| lane.rtt.known()) && !self.is_near();
         // One of them is express, so a limit of n bulk lanes is n + 1 in all.
         let most = (self.config.lanes + 1).min(MAX_LANES);
         match () {

@@ -123,6 +123,57 @@ fn a_lane_that_the_hello_does_not_list_is_over_at_once() {
 }
 
 #[test]
+fn of_hellos_said_at_the_same_time_any_may_come_first() {
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let mut pair = Pair::new();
+        let key = pair.open("x");
+        pair.exchange();
+        let agent = pair.accepted();
+        let hellos: Vec<(u64, Hello)> = (0..3).map(|_| pair.client.next_hello()).collect();
+        for (place, index) in order.into_iter().enumerate() {
+            let (lane, hello) = &hellos[index];
+            let welcome = pair.agent.join(hello, pair.now).expect("a welcome");
+            assert!(pair.client.welcomed(*lane, &welcome, pair.now));
+            assert!(refused(&mut pair, hello), "a hello that is played again, in order {order:?}");
+            assert_eq!(pair.client.lanes_awaited(), 2 - place);
+        }
+        assert_eq!(pair.agent.lanes().count(), 4, "none is closed by another, in order {order:?}");
+        assert_eq!(pair.client.lanes().count(), 4);
+        pair.write(Agent, agent, "goes on");
+        pair.exchange();
+        assert_eq!(pair.read(crate::simulator::network::Side::Client, key).0, "goes on");
+    }
+}
+
+#[test]
+fn a_hello_that_was_given_up_is_refused_once_a_newer_has_come() {
+    let mut pair = Pair::new();
+    let (given_up, late) = pair.client.next_hello();
+    let (awaited, waits) = pair.client.next_hello();
+    pair.client.give_up(given_up);
+    let newest = pair.add_lane();
+    assert!(refused(&mut pair, &late), "the newest does not list it");
+    let lost = Welcome { status: Status::Ok, ..Welcome::refusal(Status::Ok, INSTANCE) };
+    assert!(!pair.client.welcomed(given_up, &lost, pair.now), "nobody waits for it");
+    assert!(pair.agent.join(&waits, pair.now).is_ok(), "it lists this one");
+    assert!(pair.agent.lanes().eq([1, newest, awaited]));
+}
+
+#[test]
+fn a_hello_that_is_late_closes_nothing() {
+    let mut pair = Pair::new();
+    let (lane, late) = pair.client.next_hello();
+    pair.client.lane_lost(1, pair.now);
+    let newest = pair.add_lane();
+    assert!(pair.agent.lanes().eq([newest]));
+    assert!(pair.agent.join(&late, pair.now).is_ok(), "it lists the first lane, and not the newest");
+    assert!(pair.agent.lanes().eq([newest, lane]));
+    // Its own place was that of one lane, for one time.
+    pair.agent.lane_lost(lane, pair.now);
+    assert!(refused(&mut pair, &late));
+}
+
+#[test]
 fn lanes_never_exceed_what_a_hello_can_list() {
     let mut pair = Pair::with(Config { lanes: 16, ..Config::client() }, Config::agent());
     let mut lanes = 1;

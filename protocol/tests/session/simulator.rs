@@ -645,9 +645,11 @@ impl World {
     fn dial(&mut self) -> bool {
         let clock = self.clock();
         let end = &mut self.ends[0];
-        let dialling = end.ports.values().any(|port| matches!(port.phase, Phase::Welcome(_)));
         let Some(session) = &mut end.session else { return false };
-        if dialling || self.now < self.next_dial || !session.wants_lane(clock) {
+        // Beside a lane that works all that are missing are dialled at the same time, else one after the other.
+        let is_alone = !session.is_connected();
+        if self.now < self.next_dial || !session.wants_lane(clock) || is_alone && session.lanes_awaited() > 0
+        {
             return false;
         }
         if self.now < self.refused_until {
@@ -684,7 +686,9 @@ impl World {
         }
         self.ends[0].ports.insert(id, Port::new(Phase::Welcome(lane), self.now, hello.encode()));
         self.ends[1].ports.insert(id, Port::new(Phase::Hello, self.now, Vec::new()));
-        self.next_dial = self.now + Duration::from_millis(100);
+        if is_alone {
+            self.next_dial = self.now + Duration::from_millis(100);
+        }
         true
     }
 

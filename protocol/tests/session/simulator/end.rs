@@ -192,8 +192,10 @@ impl End {
     /// The other side of a pipe is gone.
     pub(crate) fn pipe_ended(&mut self, pipe: usize, clock: Instant) {
         let Some(port) = self.ports.remove(&pipe) else { return };
-        if let (Phase::Live(lane), Some(session)) = (port.phase, &mut self.session) {
-            session.lane_lost(lane, clock);
+        match (port.phase, &mut self.session) {
+            (Phase::Live(lane), Some(session)) => session.lane_lost(lane, clock),
+            (Phase::Welcome(lane), Some(session)) => session.give_up(lane),
+            _ => {}
         }
     }
 
