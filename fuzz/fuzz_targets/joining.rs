@@ -21,6 +21,19 @@ enum Op<'a> {
         client: bool,
         answered: bool,
     },
+    /// A client says hello, which stays on its way.
+    Say {
+        client: bool,
+    },
+    /// One that was on its way arrives, and the answer comes or is lost.
+    Arrive {
+        which: u8,
+        answered: bool,
+    },
+    /// A client gives one up that is on its way; it may arrive all the same.
+    GiveUp {
+        which: u8,
+    },
     /// A hello that was said before, the client's own or the other's, with one byte changed and its end cut off.
     Again {
         hello: u8,
@@ -65,6 +78,8 @@ struct World {
     said: Vec<Vec<u8>>,
     /// Of these, which had no answer yet: an answer that is worth something once.
     fresh: BTreeSet<usize>,
+    /// Hellos on their way: whose, for which lane, and where among those said.
+    on_their_way: Vec<(usize, u64, usize)>,
 }
 
 fn id(client: usize) -> SessionId {
@@ -77,7 +92,14 @@ impl World {
         let session =
             |client: usize| Session::client(Config::client(), id(client), SECRETS[client].clone(), now);
         let clients = [session(0), session(1)];
-        Self { now, clients, agents: Vec::new(), said: Vec::new(), fresh: BTreeSet::new() }
+        Self {
+            now,
+            clients,
+            agents: Vec::new(),
+            said: Vec::new(),
+            fresh: BTreeSet::new(),
+            on_their_way: Vec::new(),
+        }
     }
 
     /// What the agent's registry does with bytes that should be a hello.
@@ -136,22 +158,49 @@ impl World {
         Some(welcome)
     }
 
+    /// A hello of a client that has room for one more lane: whose, for which lane, and where among those said.
+    fn say(&mut self, client: usize) -> Option<(usize, u64, usize)> {
+        let session = &mut self.clients[client];
+        if session.lanes().count() + session.lanes_awaited() >= MAX_LANES {
+            return None;
+        }
+        let (lane, hello) = session.next_hello();
+        let index = self.said.len();
+        if let Request::Join { .. } = hello.request {
+            self.fresh.insert(index);
+        }
+        self.said.push(hello.encode());
+        Some((client, lane, index))
+    }
+
+    fn arrive(&mut self, (client, lane, index): (usize, u64, usize), answered: bool) {
+        let answer = self.hello(&self.said[index].clone());
+        match answer.filter(|_| answered) {
+            Some(welcome) => drop(self.clients[client].welcomed(lane, &welcome, self.now)),
+            None => self.clients[client].give_up(lane),
+        }
+    }
+
     fn act(&mut self, op: Op<'_>) {
         match op {
             Op::Dial { client, answered } => {
-                let client = usize::from(client);
-                if self.clients[client].lanes().count() >= MAX_LANES {
-                    return;
+                if let Some(said) = self.say(client.into()) {
+                    self.arrive(said, answered);
                 }
-                let (lane, hello) = self.clients[client].next_hello();
-                if let Request::Join { .. } = hello.request {
-                    self.fresh.insert(self.said.len());
-                }
-                self.said.push(hello.encode());
-                let answer = self.hello(&hello.encode());
-                if let Some(welcome) = answer.filter(|_| answered) {
-                    self.clients[client].welcomed(lane, &welcome, self.now);
-                }
+            }
+            Op::Say { client } => {
+                let said = self.say(client.into());
+                self.on_their_way.extend(said);
+            }
+            Op::Arrive { which, answered } => {
+                let Some(index) = usize::from(which).checked_rem(self.on_their_way.len()) else { return };
+                let said = self.on_their_way.swap_remove(index);
+                self.arrive(said, answered);
+            }
+            Op::GiveUp { which } => {
+                let Some(index) = usize::from(which).checked_rem(self.on_their_way.len()) else { return };
+                let (client, lane, _) = self.on_their_way[index];
+                self.clients[client].give_up(lane);
             }
             Op::Again { hello, at, change, cut } => {
                 let Some(index) = usize::from(hello).checked_rem(self.said.len()) else { return };

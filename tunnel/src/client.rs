@@ -384,10 +384,11 @@ impl<D: Dialer> Manager<D> {
                 () = self.shared.attention() => {}
                 () = sleep_until(next), if attempt.is_none() && next > Instant::now() => {}
                 Some(_) = self.lanes.join_next() => {}
-                Some(extra) = self.extra.join_next() => match extra.map(Result::transpose) {
-                    Ok(Some(result)) => next = self.attempted(Instant::now(), result),
-                    Ok(None) | Err(_) => {}
-                },
+                Some(extra) = self.extra.join_next() => {
+                    if let Ok(Some(result)) = extra.map(Result::transpose) {
+                        next = self.attempted(Instant::now(), result);
+                    }
+                }
             }
             self.note();
             if self.publish() {
