@@ -48,6 +48,15 @@ pub(crate) struct Late {
     pub(crate) item: Item,
 }
 
+/// What an acknowledgement said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Acked {
+    /// Bytes of frames that were on their way.
+    pub(crate) bytes: u64,
+    /// They were held up for so long that something was lost on the way.
+    pub(crate) repaired: bool,
+}
+
 /// How far the orderly end of a lane has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
@@ -71,8 +80,6 @@ pub(crate) struct Lane {
     pub(crate) silent: Duration,
     /// When that began, bytes on other lanes did not wait.
     pub(crate) alone: bool,
-    /// What was held up has been acknowledged after so long that something was lost on the way.
-    pub(crate) repaired: bool,
     /// Frames that end at or before this position have been looked at for being late.
     pub(crate) looked: u64,
     /// Not to be looked at for late frames before this.
@@ -113,7 +120,6 @@ impl Lane {
             lagging: false,
             silent: Duration::ZERO,
             alone: false,
-            repaired: false,
             looked: 0,
             look_at: None,
             given_up: 0,
@@ -237,8 +243,7 @@ impl Lane {
         self.pongs.push_back(token);
     }
 
-    /// The frames that end at or before `position`, and how many bytes they were; `None` where it lies beyond what was
-    /// sent. `others` is the least round trip of all lanes until now: a lane that came while the path's buffers were full
+    /// Takes out the frames that end at or before `position`; `None` where it lies beyond what was sent. `others` is the least round trip of all lanes until now: a lane that came while the path's buffers were full
     /// does not know it.
     pub(crate) fn acknowledged(
         &mut self,
@@ -246,11 +251,11 @@ impl Lane {
         position: u64,
         others: Duration,
         items: &mut Vec<Item>,
-    ) -> Option<u64> {
+    ) -> Option<Acked> {
         if position > self.sent {
             return None;
         }
-        let (mut newest, mut bytes) = (None, 0);
+        let (mut newest, mut bytes, mut repaired) = (None, 0, false);
         let oldest = self.records.front().map(|record| record.at);
         while let Some(record) = self.records.front().filter(|record| record.end <= position) {
             bytes += record.len;
@@ -269,14 +274,14 @@ impl Lane {
             // To repair a loss takes a round trip, beyond what bytes wait in a buffer of this lane's own; and nothing at all
             // comes meanwhile.
             let repair = (least * 3 / 4).max(REPAIR);
-            self.repaired |= self.lagging && self.alone && self.silent >= repair && took >= usual + repair;
+            repaired = self.lagging && self.alone && self.silent >= repair && took >= usual + repair;
             self.lagging = false;
             self.look_at = None;
         }
         if !self.waits() {
             self.waiting_since = None;
         }
-        Some(bytes)
+        Some(Acked { bytes, repaired })
     }
 
     /// The answer to a PING came.

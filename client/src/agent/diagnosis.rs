@@ -423,9 +423,6 @@ mod tests {
         assert_eq!(of_mount("data", absent).unwrap().hint, "check the volumes in your patch");
     }
 
-    const EARLY: &str = "Error creating: pods \"a-\" is forbidden: error looking up service account n/default: \
-                         serviceaccount \"default\" not found";
-
     #[test]
     fn a_refused_pod_is_told_from_the_jobs_events() {
         let quota = of_event(&event(
@@ -450,7 +447,11 @@ mod tests {
         );
         assert!(security.fatal);
 
-        let early = event("FailedCreate", EARLY);
+        let early = event(
+            "FailedCreate",
+            "Error creating: pods \"a-\" is forbidden: error looking up service account n/default: \
+             serviceaccount \"default\" not found",
+        );
         assert!(is_of_a_new_namespace(&early));
         let early = of_event(&early).unwrap();
         assert_eq!(

@@ -8,7 +8,7 @@ use super::{Event, FlowKey, ResetOut, Role, Session, Stream, StreamKey};
 use crate::Status;
 use crate::flow::Flow;
 use crate::frame::{Frame, Malformed};
-use crate::lane::{Closing, Item};
+use crate::lane::{Acked, Closing, Item};
 use crate::rtt::ACK_DELAY;
 
 /// Bulk on a near path, which keeps the path's buffers full anyway, is acknowledged later: each message of its own costs
@@ -267,16 +267,16 @@ impl Session {
         let mut items = std::mem::take(&mut self.acked);
         let least = self.least_round_trip();
         let known = self.lane(id).map(|lane| {
-            let bytes = lane.acknowledged(now, position, least, &mut items);
-            (bytes, lane.rtt.waited(), std::mem::take(&mut lane.repaired))
+            let acked = lane.acknowledged(now, position, least, &mut items);
+            (acked, lane.rtt.waited())
         });
         for item in items.drain(..) {
             self.item_acked(item);
         }
         self.acked = items;
         match known {
-            Some((None, ..)) => return Err(Malformed::Violation("acknowledgement beyond what was sent")),
-            Some((Some(bytes), waited, repaired)) if bytes > 0 => {
+            Some((None, _)) => return Err(Malformed::Violation("acknowledgement beyond what was sent")),
+            Some((Some(Acked { bytes, repaired }), waited)) if bytes > 0 => {
                 self.total.acked(now, bytes, waited, self.least_round_trip());
                 if repaired {
                     self.note_repair(now);
