@@ -4,6 +4,7 @@
 //! and retries a refused upgrade for minutes. Everything that concerns credentials (tokens, token files,
 //! exec plugins, client certificates, impersonation) is kube's.
 
+mod ahead;
 mod config;
 mod exec;
 mod io;
@@ -24,6 +25,8 @@ use tower::retry::{Policy, RetryLayer};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceBuilder};
 
+pub use ahead::Ahead;
+use ahead::Prepared;
 pub use config::config;
 use io::{Deadline, Transport};
 pub use proxy::{Proxy, ProxyError};
@@ -90,7 +93,7 @@ impl Credentials {
         self.valid_until
     }
 
-    /// Builds a client, with connections of its own, that goes through `proxy`, whatever the configuration's
+    /// Builds a client, with connections of its own, and what makes one of them ahead. It goes through `proxy`, whatever the configuration's
     /// `proxy_url` says (kube has mixed the kubeconfig's setting with the environment's there): see
     /// [`Proxy::choose`].
     ///
@@ -99,7 +102,7 @@ impl Credentials {
     ///
     /// # Errors
     /// The configuration is at fault; nothing is connected yet.
-    pub fn client(&self, proxy: Option<&Proxy>) -> Result<kube::Client, ConnectError> {
+    pub fn client(&self, proxy: Option<&Proxy>) -> Result<(kube::Client, Ahead), ConnectError> {
         let config = &self.config;
         let https = config
             .rustls_https_connector_with_connector(connector(config, proxy)?)
@@ -109,7 +112,8 @@ impl Credentials {
         pool.pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE).pool_max_idle_per_host(4);
         let mut fresh = HttpClient::builder(TokioExecutor::new());
         fresh.pool_max_idle_per_host(0);
-        let http = Http { pooled: pool.build(https.clone()), fresh: fresh.build(https) };
+        let (prepared, ahead) = Prepared::new(https.clone(), config.cluster_url.clone());
+        let http = Http { pooled: pool.build(https), fresh: fresh.build(prepared) };
         let retry = config.default_retry.then(|| RetryLayer::new(Retry(RetryPolicy::server_retry())));
         let service = ServiceBuilder::new()
             .layer(config.base_uri_layer())
@@ -119,7 +123,7 @@ impl Credentials {
             .map_err(BoxError::from)
             .service(http);
         let builder = ClientBuilder::new(service, config.default_namespace.clone());
-        Ok(builder.with_valid_until(self.valid_until).build())
+        Ok((builder.with_valid_until(self.valid_until).build(), ahead))
     }
 }
 
@@ -128,7 +132,7 @@ impl Credentials {
 /// # Errors
 /// See there.
 pub fn client(config: kube::Config, proxy: Option<&Proxy>) -> Result<kube::Client, ConnectError> {
-    Credentials::obtain(config)?.client(proxy)
+    Ok(Credentials::obtain(config)?.client(proxy)?.0)
 }
 
 /// Connects to the API server's address, through the proxy if there is one; TLS comes on top.
@@ -177,7 +181,7 @@ type Https = Deadline<hyper_rustls::HttpsConnector<BoxCloneSyncService<http::Uri
 #[derive(Clone)]
 struct Http {
     pooled: HttpClient<Https, Body>,
-    fresh: HttpClient<Https, Body>,
+    fresh: HttpClient<Prepared<Https>, Body>,
 }
 
 impl Service<http::Request<Body>> for Http {

@@ -5,11 +5,12 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kube::config::{AuthInfo, Cluster, ExecConfig};
-use relay_transport::connect::{self, ConnectError, Proxy};
+use relay_transport::connect::{self, Ahead, ConnectError, Credentials, Proxy};
 use relay_transport::{DialError, Mode, PortForward};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -179,6 +180,93 @@ async fn a_server_that_accepts_and_then_says_nothing_is_given_up() {
     let expected = format!("no connection to {address} within 3 s");
     assert!(matches!(&error, DialError::Unreachable(text) if text.contains(&expected)), "{error:?}");
     drop(listener);
+}
+
+fn with_ahead(address: &str) -> (kube::Client, Ahead) {
+    Credentials::obtain(config(&format!("http://{address}"))).unwrap().client(None).unwrap()
+}
+
+/// Answers an upgrade as a server that refuses it.
+async fn refuse(stream: &mut TcpStream) {
+    let head = head(stream).await.to_lowercase();
+    assert!(head.contains("upgrade: websocket"), "{head}");
+    stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_next_upgrade_takes_the_connection_that_was_made_ahead() {
+    let (listener, address) = listener().await;
+    let (client, ahead) = with_ahead(&address);
+    ahead.connect();
+    ahead.connect();
+    // Before there is anything to send.
+    let (mut made, _) = listener.accept().await.unwrap();
+    let requests = async {
+        // What is no upgrade leaves it alone.
+        client.apiserver_version().await.unwrap();
+        for _ in 0..2 {
+            let dialled = PortForward::dial(&client, "n", "p", 1, Mode::Auto).await;
+            assert!(matches!(dialled, Err(DialError::Unauthorized { .. })));
+        }
+    };
+    let server = async {
+        let (mut pooled, _) = listener.accept().await.unwrap();
+        serve_version(&mut pooled).await;
+        refuse(&mut made).await;
+        // And the one after that a connection of its own: told twice, only one was made.
+        let (mut second, _) = listener.accept().await.unwrap();
+        refuse(&mut second).await;
+        drop(pooled);
+    };
+    tokio::join!(requests, server);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_made_ahead_is_not_used_when_it_is_old() {
+    let (listener, address) = listener().await;
+    let (client, ahead) = with_ahead(&address);
+    ahead.connect();
+    let (mut old, _) = listener.accept().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    ahead.connect();
+    // It is closed, and another one made.
+    assert_eq!(old.read(&mut [0]).await.unwrap(), 0);
+    let (mut next, _) = listener.accept().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let server = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        refuse(&mut stream).await;
+        assert_eq!(next.read(&mut [0]).await.unwrap(), 0);
+    };
+    let (dialled, ()) = tokio::join!(PortForward::dial(&client, "n", "p", 1, Mode::Auto), server);
+    assert!(matches!(dialled, Err(DialError::Unauthorized { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_could_not_be_made_ahead_is_tried_again() {
+    let (closed, address) = listener().await;
+    drop(closed);
+    let (client, ahead) = with_ahead(&address);
+    ahead.connect();
+    // Time goes on when nothing is left to do: the kernel refuses at once.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let listener = TcpListener::bind(&address).await.unwrap();
+    let server = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        refuse(&mut stream).await;
+    };
+    let (dialled, ()) = tokio::join!(PortForward::dial(&client, "n", "p", 1, Mode::Auto), server);
+    assert!(matches!(dialled, Err(DialError::Unauthorized { .. })));
+}
+
+#[tokio::test]
+async fn a_connection_made_ahead_ends_with_its_client() {
+    let (listener, address) = listener().await;
+    let (client, ahead) = with_ahead(&address);
+    ahead.connect();
+    let (mut made, _) = listener.accept().await.unwrap();
+    drop((client, ahead));
+    assert_eq!(made.read(&mut [0]).await.unwrap(), 0);
 }
 
 #[test]

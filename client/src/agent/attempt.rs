@@ -154,6 +154,7 @@ impl<'a> Attempt<'a> {
             if pod_events.is_none()
                 && let Some(name) = pod.as_ref().and_then(|pod| pod.metadata.name.as_deref())
             {
+                launcher.access.connect_ahead();
                 let follow = events(launcher, "Pod", name);
                 watch.pod_events = Some(follow.subscribe());
                 *pod_events = Some(follow);

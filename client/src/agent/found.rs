@@ -94,6 +94,7 @@ impl Finder {
             ready: Mutex::default(),
         });
         if matches!(settings.source, AgentSource::Auto | AgentSource::Shared) {
+            access.connect_ahead();
             let looking = Arc::clone(&inner);
             let look = tokio::spawn(async move { looking.look().await });
             if let Ok(mut first) = inner.first.try_lock() {

@@ -9,6 +9,7 @@ use std::{
 use http::{Request, Response, StatusCode, header::UPGRADE};
 use jiff::Timestamp;
 use kube::{Client, client::Body};
+use relay_transport::connect::Ahead;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, service_fn};
@@ -48,8 +49,7 @@ impl Access {
     pub async fn open(args: &ClusterArgs, config: ClusterConfig) -> Result<Self, ConnectError> {
         let namespace = config.kube.default_namespace.clone();
         let material = Material::obtain(&config).await?;
-        let generation =
-            Generation { number: 0, client: material.client()?, ended: CancellationToken::new() };
+        let generation = Generation::new(0, &material)?;
         let (numbers, renewals) = watch::channel(0);
         let state =
             State { source: Source::new(args, config), material, generation, asked_again: None, numbers };
@@ -62,6 +62,14 @@ impl Access {
     /// For requests.
     pub fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// An agent is about to be dialled: makes the connection for it, beside whatever is asked before. To be called within
+    /// a runtime.
+    pub fn connect_ahead(&self) {
+        if let Some(renewing) = self.renewing.clone() {
+            tokio::spawn(async move { renewing.0.lock().await.generation.ahead.connect() });
+        }
     }
 
     /// Changes when a new client has taken over: whoever waits before trying again need not wait any longer.
@@ -88,10 +96,16 @@ impl Access {
 struct Generation {
     number: u64,
     client: Client,
+    ahead: Ahead,
     ended: CancellationToken,
 }
 
 impl Generation {
+    fn new(number: u64, material: &Material) -> Result<Self, ConnectError> {
+        let (client, ahead) = material.client()?;
+        Ok(Self { number, client, ahead, ended: CancellationToken::new() })
+    }
+
     async fn send(&self, request: Request<Body>) -> Result<Response<Until>, BoxError> {
         // A lane has a connection of its own, and its session finds out whether that one works.
         if request.headers().contains_key(UPGRADE) {
@@ -225,8 +239,7 @@ impl State {
     /// A new client takes over, with connections of its own.
     fn supersede(&mut self) -> Result<(), ConnectError> {
         let number = self.generation.number + 1;
-        let next = Generation { number, client: self.material.client()?, ended: CancellationToken::new() };
-        let old = std::mem::replace(&mut self.generation, next);
+        let old = std::mem::replace(&mut self.generation, Generation::new(number, &self.material)?);
         old.ended.cancel();
         self.numbers.send_replace(number);
         Ok(())

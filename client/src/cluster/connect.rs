@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::SystemTime};
 
 use kube::Client;
-use relay_transport::connect::{self, Credentials, Proxy, ProxyError};
+use relay_transport::connect::{self, Ahead, Credentials, Proxy, ProxyError};
 
 use super::config::{ClusterConfig, ConfigError};
 use crate::cli::args::ClusterArgs;
@@ -43,8 +43,8 @@ impl Material {
         Ok(Self { credentials, proxy })
     }
 
-    /// A client with connections of its own.
-    pub(super) fn client(&self) -> Result<Client, ConnectError> {
+    /// A client with connections of its own, and what makes one of them ahead.
+    pub(super) fn client(&self) -> Result<(Client, Ahead), ConnectError> {
         Ok(self.credentials.client(self.proxy.as_ref())?)
     }
 }
