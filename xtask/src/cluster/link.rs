@@ -174,7 +174,8 @@ fn emulate(plan: &Plan) -> Result<()> {
 }
 
 fn device(name: &str) -> Result<SyncDevice> {
-    let device = DeviceBuilder::new().name(name).mtu(1500).tx_queue_len(DEVICE_QUEUE).build_sync();
+    let device =
+        DeviceBuilder::new().name(name).mtu(1500).tx_queue_len(DEVICE_QUEUE).offload(true).build_sync();
     device.with_context(|| format!("make the device {name}"))
 }
 
