@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
+use std::num::NonZeroU16;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command};
@@ -24,9 +25,12 @@ pub const CTRL_Z: &str = "\x1a";
 /// `Ctrl-\`.
 pub const CTRL_BACKSLASH: &str = "\x1c";
 
+const ROWS: NonZeroU16 = NonZeroU16::new(24).unwrap();
+
 /// A terminal; its program is killed when it is dropped.
 pub struct Terminal {
     keyboard: File,
+    columns: u16,
     child: Child,
     screen: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
@@ -46,7 +50,8 @@ impl Terminal {
         let name = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
         let flags = OFlags::NOCTTY.bits().cast_signed();
         let line = OpenOptions::new().read(true).write(true).custom_flags(flags).open(name).unwrap();
-        tcsetwinsize(&line, Winsize { ws_col: columns, ws_row: 24, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        tcsetwinsize(&line, Winsize { ws_col: columns, ws_row: ROWS.get(), ws_xpixel: 0, ws_ypixel: 0 })
+            .unwrap();
         let child = Command::new("setsid")
             .arg("--ctty")
             .arg(Relay::program())
@@ -70,7 +75,7 @@ impl Terminal {
                 sink.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..len]));
             }
         }));
-        Self { keyboard, child, screen, reader }
+        Self { keyboard, columns, child, screen, reader }
     }
 
     /// Types.
@@ -89,11 +94,29 @@ impl Terminal {
         self.screen.lock().unwrap().clone()
     }
 
-    /// Waits until a text is shown.
+    /// What somebody sees who looks at it now. A view draws only what has changed, here and there, so that no text needs to
+    /// be whole in [`Terminal::screen`].
+    pub fn picture(&self) -> String {
+        let columns = NonZeroU16::new(self.columns).expect("a terminal has columns");
+        let mut terminal = vt100::Parser::new(ROWS, columns, 0);
+        terminal.process(self.screen().as_bytes());
+        terminal.screen().contents()
+    }
+
+    /// Waits until a text has been shown.
     pub fn wait_for(&self, text: &str, limit: Duration) {
+        Self::wait_in(text, limit, || self.screen());
+    }
+
+    /// Waits until a text can be seen.
+    pub fn wait_to_see(&self, text: &str, limit: Duration) {
+        Self::wait_in(text, limit, || self.picture());
+    }
+
+    fn wait_in(text: &str, limit: Duration, shown: impl Fn() -> String) {
         let since = Instant::now();
-        while !self.screen().contains(text) {
-            assert!(since.elapsed() < limit, "{text:?} is not shown within {limit:?}:\n{}", self.screen());
+        while !shown().contains(text) {
+            assert!(since.elapsed() < limit, "{text:?} is not shown within {limit:?}:\n{}", shown());
             thread::sleep(Duration::from_millis(10));
         }
     }

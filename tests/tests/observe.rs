@@ -130,8 +130,8 @@ fn the_view_has_the_terminal_and_gives_it_back() {
     for ends_by in ["q", "\u{3}", "SIGTERM"] {
         let args = ["--tui", "-n", namespace.name(), WEB, ":80"];
         let mut terminal = Terminal::run_in(100, &[("LC_ALL", "C.UTF-8")], &args);
-        terminal.wait_for("ready", LONG);
-        terminal.wait_for(WEB, LONG);
+        terminal.wait_to_see("1 of 1 ready", LONG);
+        terminal.wait_to_see(WEB, LONG);
         if ends_by == "SIGTERM" {
             terminal.signal(Signal::TERM);
         } else {

@@ -155,13 +155,13 @@ fn top_shows_what_is_in_the_background_and_stops_and_starts_it() {
     desk.fine(&["up"]);
     let web = desk.local("web");
     let mut terminal = top(&["top"]);
-    terminal.wait_for("1 of 1 ready", LONG);
-    terminal.wait_for("svc/web", LONG);
+    terminal.wait_to_see("1 of 1 ready", LONG);
+    terminal.wait_to_see("svc/web", LONG);
     terminal.keys("s");
     wait_until("it has stopped", LONG, || desk.forwards()[0]["state"] == "stopped");
     assert!(http_get(web, "/").is_err());
     // The key does what fits what the view shows.
-    terminal.wait_for("stopped", LONG);
+    terminal.wait_to_see("stopped", LONG);
     terminal.keys("s");
     wait_until("it is ready again, where it was", LONG, || http_get(web, "/").is_ok());
     terminal.keys("q");
