@@ -93,9 +93,9 @@ impl Credentials {
         self.valid_until
     }
 
-    /// Builds a client, with connections of its own, and what makes one of them ahead. It goes through `proxy`, whatever the configuration's
-    /// `proxy_url` says (kube has mixed the kubeconfig's setting with the environment's there): see
-    /// [`Proxy::choose`].
+    /// Builds a client, with connections of its own, and what makes one of them ahead. It goes through `proxy`,
+    /// whatever the configuration's `proxy_url` says (kube has mixed the kubeconfig's setting with the environment's
+    /// there): see [`Proxy::choose`].
     ///
     /// Requests are retried as kube does, except upgrades, which also never use an idle connection of the
     /// pool: it may be dead without anybody knowing.

@@ -48,6 +48,7 @@ struct Made<T> {
 }
 
 impl<T> Made<T> {
+    /// Whether it may be used. One that has failed may be young too.
     fn is_young(&self) -> bool {
         self.since.elapsed() < GOOD_FOR
     }

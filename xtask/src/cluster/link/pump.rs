@@ -141,6 +141,7 @@ fn one_way(from: &SyncDevice, to: &SyncDevice, control: &Control, direction: usi
     }
 }
 
+/// Whether pieces travel whole: chance and the queue would take all of their segments at once.
 fn stay_whole(settings: Settings) -> bool {
     settings.loss == 0.0 && settings.rate.is_none_or(|rate| rate >= FAST)
 }
