@@ -227,12 +227,12 @@ async fn a_connection_made_ahead_is_not_used_when_it_is_old() {
     let (client, ahead) = with_ahead(&address);
     ahead.connect();
     let (mut old, _) = listener.accept().await.unwrap();
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::advance(Duration::from_secs(10)).await;
     ahead.connect();
     // It is closed, and another one made.
     assert_eq!(old.read(&mut [0]).await.unwrap(), 0);
     let (mut next, _) = listener.accept().await.unwrap();
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::advance(Duration::from_secs(10)).await;
     let server = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         refuse(&mut stream).await;

@@ -62,6 +62,10 @@ impl Control {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
+    fn settings(&self) -> Settings {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What became of packets so far: from the client, to the client.
     pub(super) fn counts(&self) -> [Counts; 2] {
         self.counts.each_ref().map(|counts| *counts.lock().unwrap_or_else(PoisonError::into_inner))
@@ -87,7 +91,7 @@ fn one_way(from: &SyncDevice, to: &SyncDevice, control: &Control, direction: usi
     set_current_timer_slack(NonZeroU64::new(1))?;
     let began = Instant::now();
     let mut seen = control.changes.load(Ordering::Acquire);
-    let settings = *control.settings.lock().unwrap_or_else(PoisonError::into_inner);
+    let settings = control.settings();
     let mut is_whole = stay_whole(settings);
     let mut line: Line<Vec<u8>> = Line::new(settings, direction as u64);
     let mut arrivals = Arrivals::new();
@@ -129,7 +133,7 @@ fn one_way(from: &SyncDevice, to: &SyncDevice, control: &Control, direction: usi
             let changes = control.changes.load(Ordering::Acquire);
             if changes != seen {
                 seen = changes;
-                let settings = *control.settings.lock().unwrap_or_else(PoisonError::into_inner);
+                let settings = control.settings();
                 is_whole = stay_whole(settings);
                 line.change(settings);
             }
