@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 pub(crate) const INITIAL: u64 = 128 * 1024;
 /// In flight at the least, in bytes.
 const LEAST: u64 = 32 * 1024;
-/// What may wait in the path's buffers, as time.
-const STANDING: Duration = Duration::from_millis(5);
+/// What may wait in the path's buffers so that they never run empty, as time.
+const STANDING: Duration = Duration::from_millis(2);
+/// Where that is less than some frames, these bytes may wait, but no longer than `SLOW_STANDING`.
+const STANDING_BYTES: u64 = 64 * 1024;
+const SLOW_STANDING: Duration = Duration::from_millis(5);
 /// Bytes that waited less than this found the buffers that all lanes share empty.
 const PROMPT: Duration = Duration::from_millis(8);
 /// A maximum is remembered for so many rounds in which data was not what was short.
@@ -22,8 +25,9 @@ const FLAT_ROUNDS: u32 = 3;
 const CROWDED: Duration = Duration::from_millis(10);
 /// After this much quiet the path may have become another.
 const QUIET: Duration = Duration::from_secs(1);
-/// Acknowledgements that come in bunches allow this much more in flight, as time.
-const BUNCHED: Duration = Duration::from_millis(6);
+/// Acknowledgements that come in bunches allow this much more in flight, as time, or `STANDING_BYTES` within `SLOW_BUNCHED`.
+const BUNCHED: Duration = Duration::from_millis(2);
+const SLOW_BUNCHED: Duration = Duration::from_millis(6);
 /// The rate of all lanes is taken over two round trips, and at least this: acknowledgements come in bunches.
 const SPAN: Duration = Duration::from_millis(20);
 
@@ -58,6 +62,16 @@ fn per_second(bytes: u64, time: Duration) -> u64 {
 /// Bytes that pass in this time.
 fn bytes_in(rate: u64, time: Duration) -> u64 {
     u64::try_from(u128::from(rate) * time.as_nanos() / 1_000_000_000).unwrap_or(u64::MAX)
+}
+
+/// Bytes that may wait in buffers at this rate: what passes in `usual`, but some frames at least, if they pass in `most`.
+fn waiting(rate: u64, usual: Duration, most: Duration) -> u64 {
+    bytes_in(rate, most).min(STANDING_BYTES).max(bytes_in(rate, usual))
+}
+
+/// Bytes in flight that keep a path of this rate and least round trip busy.
+fn held(rate: u64, least: Duration) -> u64 {
+    bytes_in(rate, least).saturating_add(waiting(rate, STANDING, SLOW_STANDING))
 }
 
 const fn with_quarter(bytes: u64) -> u64 {
@@ -184,16 +198,17 @@ impl Path {
 
     fn note_bunch(&mut self, now: Instant, bytes: u64) {
         let rate = self.rates.get();
+        let most = waiting(rate, BUNCHED, SLOW_BUNCHED);
         let (start, before) = self.bunch.unwrap_or((now, 0));
         let explained = bytes_in(rate, now.saturating_duration_since(start));
         if before <= explained {
             self.bunch = Some((now, bytes));
-            self.bunches.put(bytes.min(bytes_in(rate, BUNCHED)));
+            self.bunches.put(bytes.min(most));
         } else {
             let sum = before.saturating_add(bytes);
             self.bunch = Some((start, sum));
             let more = sum.saturating_sub(explained);
-            self.bunches.put(more.min(bytes_in(rate, BUNCHED)));
+            self.bunches.put(more.min(most));
         }
     }
 
@@ -219,7 +234,7 @@ impl Path {
 
     /// Bytes that may be in flight on this lane, of a path with this least round trip.
     pub(crate) fn cap(&self, least: Duration) -> u64 {
-        let held = bytes_in(self.rate(), least + STANDING);
+        let held = held(self.rate(), least);
         if self.found {
             with_quarter(held).saturating_add(self.allowance()).max(LEAST)
         } else {
@@ -296,7 +311,7 @@ impl Total {
             rates = rates.saturating_add(path.rate());
             allowances = allowances.saturating_add(path.allowance());
         }
-        let held = bytes_in(self.rates.get().min(rates), least + STANDING);
+        let held = held(self.rates.get().min(rates), least);
         let cap = match self.turn {
             0 => with_quarter(held).saturating_add(allowances),
             1 => held / 4 * 3,
@@ -344,7 +359,8 @@ mod tests {
             let (in_flight, got) = run(&mut path, rate, round_trip, Duration::from_secs(8));
             assert!(!path.is_starting());
             assert!(got as f64 > 0.95 * rate as f64, "{got} of {rate} bytes/s at {round_trip:?}");
-            let most = bytes_in(rate, (round_trip + STANDING) * 5 / 4 + BUNCHED).max(LEAST) + FRAME;
+            let allowed = with_quarter(held(rate, round_trip)) + waiting(rate, BUNCHED, SLOW_BUNCHED);
+            let most = allowed.max(LEAST) + FRAME;
             assert!(in_flight <= most, "{in_flight} > {most} at {rate} bytes/s and {round_trip:?}");
         }
     }
@@ -384,7 +400,8 @@ mod tests {
             total.acked(now, (10 << 20) / 200, 10 * MS, 20 * MS);
         }
         total.turn = 2;
-        let most = bytes_in(10 << 20, 20 * MS + STANDING + 2 * BUNCHED) * 11 / 10;
+        let bunched = waiting(10 << 20, BUNCHED, SLOW_BUNCHED);
+        let most = (held(10 << 20, 20 * MS) + 2 * bunched) * 11 / 10;
         let cap = total.cap(paths.iter(), 20 * MS);
         assert!(cap <= most && cap >= bytes_in(10 << 20, 20 * MS), "{cap}, {most}");
     }
