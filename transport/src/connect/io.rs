@@ -12,6 +12,7 @@ use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use relay_sockopt::LowWater;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt as _};
@@ -41,6 +42,9 @@ where
 const FIRST_AHEAD: usize = 16 * 1024;
 const MOST_AHEAD: usize = 128 * 1024;
 
+/// A way with a shorter round trip is not worth pacing: hardly more is on it than goes through at once.
+const PACED: Duration = Duration::from_millis(5);
+
 /// A connection to the API server's port: TCP, or TCP through a proxy.
 pub(super) struct Transport {
     stream: Box<dyn Stream>,
@@ -62,12 +66,18 @@ impl Transport {
     {
         BoxCloneSyncService::new(
             connector
-                .map_response(|stream| Self {
-                    stream: Box::new(stream),
-                    water: LowWater::default(),
-                    ahead: Vec::new(),
-                    start: 0,
-                    end: 0,
+                .map_response(|mut stream: C::Response| {
+                    if let Some(socket) = stream.socket() {
+                        // Without it bytes travel as well, if in bursts.
+                        let _ = relay_sockopt::pace(&SockRef::from(&*socket), PACED);
+                    }
+                    Self {
+                        stream: Box::new(stream),
+                        water: LowWater::default(),
+                        ahead: Vec::new(),
+                        start: 0,
+                        end: 0,
+                    }
                 })
                 .map_err(Into::<BoxError>::into),
         )
