@@ -64,14 +64,19 @@ fn bytes_in(rate: u64, time: Duration) -> u64 {
     u64::try_from(u128::from(rate) * time.as_nanos() / 1_000_000_000).unwrap_or(u64::MAX)
 }
 
-/// Bytes that may wait in buffers at this rate: what passes in `usual`, but some frames at least, if they pass in `most`.
-fn waiting(rate: u64, usual: Duration, most: Duration) -> u64 {
-    bytes_in(rate, most).min(STANDING_BYTES).max(bytes_in(rate, usual))
+/// How long bytes may wait in buffers at this rate: `usual`, or until some frames have passed, but no longer than `most`.
+fn waiting(rate: u64, usual: Duration, most: Duration) -> Duration {
+    Duration::from_nanos(STANDING_BYTES * 1_000_000_000 / rate.max(1)).clamp(usual, most)
 }
 
 /// Bytes in flight that keep a path of this rate and least round trip busy.
 fn held(rate: u64, least: Duration) -> u64 {
-    bytes_in(rate, least).saturating_add(waiting(rate, STANDING, SLOW_STANDING))
+    bytes_in(rate, least + waiting(rate, STANDING, SLOW_STANDING))
+}
+
+/// Bytes beyond that at the most, for acknowledgements that come in bunches.
+fn bunched(rate: u64) -> u64 {
+    bytes_in(rate, waiting(rate, BUNCHED, SLOW_BUNCHED))
 }
 
 const fn with_quarter(bytes: u64) -> u64 {
@@ -198,7 +203,7 @@ impl Path {
 
     fn note_bunch(&mut self, now: Instant, bytes: u64) {
         let rate = self.rates.get();
-        let most = waiting(rate, BUNCHED, SLOW_BUNCHED);
+        let most = bunched(rate);
         let (start, before) = self.bunch.unwrap_or((now, 0));
         let explained = bytes_in(rate, now.saturating_duration_since(start));
         if before <= explained {
@@ -359,7 +364,7 @@ mod tests {
             let (in_flight, got) = run(&mut path, rate, round_trip, Duration::from_secs(8));
             assert!(!path.is_starting());
             assert!(got as f64 > 0.95 * rate as f64, "{got} of {rate} bytes/s at {round_trip:?}");
-            let allowed = with_quarter(held(rate, round_trip)) + waiting(rate, BUNCHED, SLOW_BUNCHED);
+            let allowed = with_quarter(held(rate, round_trip)) + bunched(rate);
             let most = allowed.max(LEAST) + FRAME;
             assert!(in_flight <= most, "{in_flight} > {most} at {rate} bytes/s and {round_trip:?}");
         }
@@ -400,8 +405,7 @@ mod tests {
             total.acked(now, (10 << 20) / 200, 10 * MS, 20 * MS);
         }
         total.turn = 2;
-        let bunched = waiting(10 << 20, BUNCHED, SLOW_BUNCHED);
-        let most = (held(10 << 20, 20 * MS) + 2 * bunched) * 11 / 10;
+        let most = (held(10 << 20, 20 * MS) + 2 * bunched(10 << 20)) * 11 / 10;
         let cap = total.cap(paths.iter(), 20 * MS);
         assert!(cap <= most && cap >= bytes_in(10 << 20, 20 * MS), "{cap}, {most}");
     }

@@ -125,7 +125,6 @@ fn set(socket: &SockRef<'_>, level: libc::c_int, name: libc::c_int, value: usize
 
 #[cfg(test)]
 #[cfg(any(target_os = "linux", target_os = "android"))]
-#[allow(clippy::unwrap_used, reason = "a test that fails here should panic")]
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream, UdpSocket};
