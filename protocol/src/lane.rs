@@ -325,6 +325,10 @@ impl Lane {
         std::mem::take(&mut self.records).into_iter().map(|record| record.item)
     }
 
+    pub(crate) fn holds_more_than_pings(&self) -> bool {
+        self.records.iter().any(|record| !matches!(record.item, Item::Ping))
+    }
+
     pub(crate) fn has_outstanding(&self) -> bool {
         !self.records.is_empty() || self.ping_out.is_some()
     }

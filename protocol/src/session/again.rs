@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::lanes::NEAR;
 use super::timers::SUSPECT_AFTER;
 use super::{Session, StreamKey};
-use crate::lane::{Item, Lane, Late};
+use crate::lane::{Closing, Item, Lane, Late};
 use crate::send::Piece;
 
 /// Frames with more stream bytes than this are bulk: sent again only when a stream can't go on without them.
@@ -97,16 +97,18 @@ impl Session {
                 .any(|lane| lane.is_usable() && !lane.lagging && Some(lane.id) != self.express)
     }
 
-    /// When the lane has to be looked at for late frames. A single lane has no other to send them on.
+    /// When the lane has to be looked at for late frames. A single lane has no other to send them on, but where the path
+    /// may lose packets it can be told to hurry.
     pub(super) fn look_at(&self, lane: &Lane) -> Option<Instant> {
-        if lane.suspect || self.usable_lanes() < 2 {
+        let is_alone = self.usable_lanes() < 2;
+        if lane.suspect || (is_alone && (self.is_near() || !lane.holds_more_than_pings())) {
             return None;
         }
         let late = lane.next_to_look_at().and_then(|sent| sent.checked_add(self.patience(lane)));
         match (lane.look_at, late) {
             (Some(at), Some(late)) => Some(at.max(late)),
             // Held up, with nothing new to be late: whether streams wait for it may have changed.
-            (Some(at), None) if lane.lagging && lane.in_flight() > 0 => Some(at),
+            (Some(at), None) if lane.lagging && lane.holds_more_than_pings() => Some(at),
             (_, late) => late,
         }
     }
@@ -119,7 +121,7 @@ impl Session {
                 continue;
             }
             let patience = self.patience(lane);
-            let pause = lane.rtt.smoothed().max(LOOK_AGAIN);
+            let pause = if self.usable_lanes() < 2 { patience } else { lane.rtt.smoothed().max(LOOK_AGAIN) };
             let id = lane.id;
             let sent_by = now.checked_sub(patience).unwrap_or(now);
             let late: Vec<Late> = lane.late(sent_by).collect();
@@ -129,6 +131,7 @@ impl Session {
                 (lane.lagging, lane.alone, lane.silent) = (true, !crowded, Duration::ZERO);
             }
             lane.look_at = Some(now + pause);
+            self.hurry(index, now);
             self.choose_express();
             if !self.lanes.iter().any(|lane| lane.is_usable() && !lane.lagging) {
                 // Nowhere to send it that is any better.
@@ -144,6 +147,19 @@ impl Session {
             }
             self.relieve(id, now);
         }
+    }
+
+    /// Sends a PING behind what is late. TCP notices the loss of the last packet that it sent by a timer of 200 ms at the
+    /// least (RFC 8985, section 7.2), but that of an earlier one as soon as a later is acknowledged: a round trip.
+    fn hurry(&mut self, index: usize, now: Instant) {
+        if self.is_near() {
+            return;
+        }
+        let lane = &mut self.lanes[index];
+        let patience = lane.rtt.patience().unwrap_or(UNKNOWN_PATIENCE);
+        let lost = lane.ping_sent.is_none_or(|at| now.saturating_duration_since(at) >= patience);
+        lane.ping_due |=
+            lane.lagging && lost && lane.holds_more_than_pings() && lane.closing != Closing::Sent;
     }
 
     /// What a lane held up has come through. The second time within a while shows a path that loses packets; not where bytes

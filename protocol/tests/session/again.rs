@@ -44,7 +44,8 @@ fn what_follows_does_not_queue_up_behind_what_is_late() {
     pair.pass(LATE);
     pair.write(Client, key, "two");
     let held_up = pair.take(Client, 2);
-    assert_eq!(frames(&held_up), [], "nothing new on a lane that is held up");
+    // TCP learns by what follows that the lane has lost something.
+    assert_eq!(frames(&held_up), [Frame::Ping { token: 0 }], "nothing new on a lane that is held up");
     let bytes = pair.take(Client, 1);
     pair.give(Agent, 1, &bytes);
     let agent = pair.accepted();
@@ -58,6 +59,39 @@ fn with_one_lane_nothing_is_sent_twice() {
     pair.take(Client, 1);
     pair.pass(LATE);
     assert_eq!(pair.client.stats().bytes_resent, 0);
+}
+
+#[test]
+fn a_lane_that_is_held_up_is_pinged_so_that_tcp_learns_of_the_loss() {
+    let mut pair = Pair::new();
+    pair.open("hello");
+    let late = pair.take(Client, 1);
+    let mut ping = |pair: &mut Pair, time| {
+        pair.pass(time);
+        pair.take(Client, 1)
+    };
+    let first = ping(&mut pair, LATE);
+    assert_eq!(frames(&first), [Frame::Ping { token: 0 }]);
+    assert_eq!(frames(&ping(&mut pair, LATE / 6)), [], "one is on its way");
+    let second = ping(&mut pair, LATE);
+    assert_eq!(frames(&second), [Frame::Ping { token: 1 }], "the first may be lost too");
+    for bytes in [late, first, second] {
+        pair.give(Agent, 1, &bytes);
+    }
+    pair.exchange();
+    assert_eq!(frames(&ping(&mut pair, LATE)), [], "nothing is late any more");
+}
+
+#[test]
+fn a_near_lane_that_is_held_up_is_not_pinged() {
+    let mut pair = Pair::new();
+    let key = pair.open("hello");
+    pair.exchange();
+    pair.write(Client, key, "again");
+    let late = pair.take(Client, 1);
+    pair.pass(LATE);
+    assert_eq!(frames(&pair.take(Client, 1)), [], "it waits for a busy processor");
+    pair.give(Agent, 1, &late);
 }
 
 #[test]

@@ -67,7 +67,6 @@ enum What {
     Arrive {
         pipe: usize,
         from: Side,
-        bytes: Vec<u8>,
     },
     Ended {
         pipe: usize,
@@ -338,7 +337,11 @@ impl World {
                 self.links[link].busy = false;
                 self.start_link(link);
             }
-            What::Arrive { pipe, from, bytes } => self.arrive(pipe, from, &bytes),
+            What::Arrive { pipe, from } => {
+                while let Some(bytes) = self.pipes[pipe].arrived(from, self.now) {
+                    self.arrive(pipe, from, &bytes);
+                }
+            }
             What::Ended { pipe, to } => self.pipes[pipe].ways[to.other().index()].ended = true,
             What::Program { side, key } => self.ends[side.index()].rested(key),
             What::Strike(fault) => self.strike(fault),
@@ -510,9 +513,11 @@ impl World {
         link.busy = true;
         self.pipes[pipe].last_used = self.now;
         let leaves = self.now + link.time(bytes.len());
-        let arrives = self.pipes[pipe].arrival(side, leaves, &mut self.rng);
+        let (arrives, freed) = self.pipes[pipe].leave(side, leaves, bytes, &mut self.rng);
         self.at(leaves, What::LinkFree(id));
-        self.at(arrives, What::Arrive { pipe, from: side, bytes });
+        for at in freed.into_iter().chain([arrives]) {
+            self.at(at, What::Arrive { pipe, from: side });
+        }
         self.finish(pipe, side);
     }
 

@@ -75,7 +75,7 @@ fn a_bottleneck_is_filled_and_its_buffer_is_not() {
 
 /// The share that downloads use of four lanes that carry `rate` each, and lose one segment in a hundred.
 fn lossy_downloads(seed: u64, rate: u64, streams: u64) -> f64 {
-    let path = Path { loss: 10, stall: 30 * MS, ..far(10 * MS, Some(rate)) };
+    let path = Path { loss: 10, stall: 220 * MS, ..far(10 * MS, Some(rate)) };
     // However many lanes it would have.
     let client = Config { lanes: 4, ..Config::client() };
     let mut world = World::with(seed, client, Config::agent(), path);
@@ -102,16 +102,15 @@ fn lanes_that_lose_segments_are_used() {
     });
 }
 
-/// How long small writes take to arrive, one way, over lanes that lose one segment in a hundred, which holds up what
-/// follows it on its lane.
+/// How long small writes take to arrive, one way, over lanes that lose three segments in a hundred, or one beside a download:
+/// that holds up what follows on the lane.
 fn small_writes(seed: u64, lanes: usize, beside_a_download: bool) -> Vec<Duration> {
-    // Beside a download TCP soon learns of a loss.
-    let stall = if beside_a_download { 40 * MS } else { 220 * MS };
-    let path = Path { loss: 10, stall, ..far(10 * MS, Some(10 << 20)) };
+    let loss = if beside_a_download { 10 } else { 30 };
+    let path = Path { loss, stall: 220 * MS, ..far(10 * MS, Some(10 << 20)) };
     let client = Config { lanes, ..Config::client() };
     let mut world = World::with(seed, client, Config::agent(), path);
     let mut plan = talk(200_000);
-    plan.client = Script { think: (50, 60 * MS), write: 10..100, ..plan.client };
+    plan.client = Script { think: (80, 60 * MS), write: 10..100, ..plan.client };
     let number = world.plan(plan);
     if beside_a_download {
         world.plan(download(1 << 30));
@@ -119,7 +118,7 @@ fn small_writes(seed: u64, lanes: usize, beside_a_download: bool) -> Vec<Duratio
     world.run_for(5 * SECOND);
     let (mut seen, mut sent) = (world.records[number][0].written, VecDeque::new());
     let mut times = Vec::new();
-    world.run_until(81 * SECOND, |world| {
+    world.run_until(161 * SECOND, |world| {
         let [client, agent] = &world.records[number];
         if client.written > seen {
             seen = client.written;
@@ -129,7 +128,7 @@ fn small_writes(seed: u64, lanes: usize, beside_a_download: bool) -> Vec<Duratio
             times.push(world.now - at);
             sent.pop_front();
         }
-        world.now >= 80 * SECOND
+        world.now >= 160 * SECOND
     });
     assert!(times.len() > 500);
     times
@@ -141,7 +140,8 @@ fn a_small_write_does_not_wait_behind_a_lost_segment() {
         let p99 = |lanes, beside| percentile(&mut small_writes(seed, lanes, beside), 0.99);
         let (one, several, beside) = (p99(1, false), p99(4, false), p99(4, true));
         println!("one way p99: one lane {one:?}, several {several:?}, beside a download {beside:?}");
-        assert!(one >= 150 * MS, "the path is worth the trouble: {one:?}");
+        // A PING behind what is late has TCP repair the loss long before its timer.
+        assert!(one <= 90 * MS, "one lane: {one:?}");
         assert!(several <= 60 * MS, "{several:?}");
         assert!(beside <= 70 * MS, "{beside:?} beside a download");
     });

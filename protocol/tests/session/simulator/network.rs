@@ -42,7 +42,7 @@ pub(crate) struct Path {
     pub(crate) segment: usize,
     /// Segments in a thousand that are lost once, and so hold up all that follow them.
     pub(crate) loss: u64,
-    /// How long a loss holds them up.
+    /// How long a loss holds them up, unless one of them is acknowledged sooner and so tells of it.
     pub(crate) stall: Duration,
     /// The most bytes that one read brings.
     pub(crate) read: usize,
@@ -70,8 +70,10 @@ pub(crate) struct Way {
     pub(crate) link: usize,
     /// Written, not yet on the link.
     pub(crate) queue: VecDeque<u8>,
-    /// On the link or behind it.
+    /// Bytes on the link or behind it.
     pub(crate) travelling: usize,
+    /// What has left the link, and when it arrives.
+    pub(crate) on_its_way: VecDeque<(Duration, Vec<u8>)>,
     /// Arrived, not yet read.
     pub(crate) arrived: VecDeque<u8>,
     pub(crate) last_arrival: Duration,
@@ -103,6 +105,7 @@ impl Pipe {
             link,
             queue: VecDeque::new(),
             travelling: 0,
+            on_its_way: VecDeque::new(),
             arrived: VecDeque::new(),
             last_arrival: Duration::ZERO,
             delivered: 0,
@@ -123,18 +126,40 @@ impl Pipe {
         self.path.queue.saturating_sub(way.queue.len() + way.travelling + way.arrived.len())
     }
 
-    /// When a segment that leaves the link now arrives.
-    pub(crate) fn arrival(&mut self, side: Side, now: Duration, rng: &mut Rng) -> Duration {
+    /// A segment leaves the link now: when it arrives, and when those before it do that it has freed, if there are any.
+    ///
+    /// As TCP does it (RFC 8985): the acknowledgement of a segment tells what was lost before it, which then goes out again.
+    pub(crate) fn leave(
+        &mut self,
+        side: Side,
+        now: Duration,
+        bytes: Vec<u8>,
+        rng: &mut Rng,
+    ) -> (Duration, Option<Duration>) {
         let mut at = now + self.path.delay;
         if self.path.jitter > Duration::ZERO {
             at += rng.duration(Duration::ZERO..self.path.jitter);
         }
+        let way = &mut self.ways[side.index()];
+        let mut freed = None;
         if rng.below(1000) < self.path.loss {
             at += self.path.stall;
+        } else {
+            let repaired = at + 2 * self.path.delay;
+            for (due, _) in way.on_its_way.iter_mut().rev().take_while(|(due, _)| *due > repaired) {
+                *due = repaired;
+                freed = Some(repaired);
+            }
         }
-        let way = &mut self.ways[side.index()];
-        way.last_arrival = way.last_arrival.max(at);
-        way.last_arrival
+        way.last_arrival = way.on_its_way.back().map_or(at, |(due, _)| at.max(*due));
+        way.on_its_way.push_back((way.last_arrival, bytes));
+        (way.last_arrival, freed)
+    }
+
+    /// The next segment that has arrived by now.
+    pub(crate) fn arrived(&mut self, from: Side, now: Duration) -> Option<Vec<u8>> {
+        let way = &mut self.ways[from.index()];
+        way.on_its_way.pop_front_if(|(due, _)| *due <= now).map(|(_, bytes)| bytes)
     }
 }
 
