@@ -28,6 +28,8 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Acknowledgements that come in bunches allow this much more in flight, as time, or `STANDING_BYTES` within `SLOW_BUNCHED`.
 const BUNCHED: Duration = Duration::from_millis(2);
 const SLOW_BUNCHED: Duration = Duration::from_millis(6);
+/// Between two times that the path's buffers are emptied, at the least; less than a least round trip is remembered.
+const DRAINED: Duration = Duration::from_secs(2);
 /// The rate of all lanes is taken over two round trips, and at least this: acknowledgements come in bunches.
 const SPAN: Duration = Duration::from_millis(20);
 
@@ -69,9 +71,20 @@ fn waiting(rate: u64, usual: Duration, most: Duration) -> Duration {
     Duration::from_nanos(STANDING_BYTES * 1_000_000_000 / rate.max(1)).clamp(usual, most)
 }
 
-/// Bytes in flight that keep a path of this rate and least round trip busy.
-fn held(rate: u64, least: Duration) -> u64 {
-    bytes_in(rate, least + waiting(rate, STANDING, SLOW_STANDING))
+/// What one end of a session knows of the way to the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    /// The least round trip of late.
+    pub(crate) least: Duration,
+    /// So long this end's own TCP holds back what it sends on a slow way.
+    pub(crate) held_back: Duration,
+}
+
+impl Way {
+    /// Bytes in flight that keep it busy at this rate.
+    fn held(self, rate: u64) -> u64 {
+        bytes_in(rate, self.least + waiting(rate, STANDING, SLOW_STANDING + self.held_back))
+    }
 }
 
 /// Bytes beyond that at the most, for acknowledgements that come in bunches.
@@ -149,15 +162,9 @@ impl Path {
         self.limited_until = Some(self.delivered.saturating_add(in_flight));
     }
 
-    /// `bytes` were acknowledged, the newest of them sent at `sent_at`. `least` is the least round trip.
-    pub(crate) fn acked(
-        &mut self,
-        now: Instant,
-        bytes: u64,
-        sent_at: Instant,
-        sent: Snapshot,
-        least: Duration,
-    ) {
+    /// `bytes` were acknowledged, the newest of them sent at `sent_at`.
+    pub(crate) fn acked(&mut self, now: Instant, bytes: u64, sent_at: Instant, sent: Snapshot, way: Way) {
+        let least = way.least;
         self.delivered = self.delivered.saturating_add(bytes);
         self.delivered_at = Some(now);
         self.first_sent = Some(sent_at);
@@ -176,7 +183,7 @@ impl Path {
             self.round_end = self.delivered;
             // Lanes that share the data run dry in turn, though the path is full.
             let in_flight = self.delivered.saturating_sub(sent.delivered);
-            self.telling |= in_flight >= self.cap(least) / 2;
+            self.telling |= in_flight >= self.cap(way) / 2;
             let crowded = now.saturating_duration_since(sent_at) > least * 3 / 2 + CROWDED;
             self.crowded_rounds = if crowded { self.crowded_rounds + 1 } else { 0 };
             self.end_round();
@@ -237,9 +244,9 @@ impl Path {
         !self.found
     }
 
-    /// Bytes that may be in flight on this lane, of a path with this least round trip.
-    pub(crate) fn cap(&self, least: Duration) -> u64 {
-        let held = held(self.rate(), least);
+    /// Bytes that may be in flight on this lane.
+    pub(crate) fn cap(&self, way: Way) -> u64 {
+        let held = way.held(self.rate());
         if self.found {
             with_quarter(held).saturating_add(self.allowance()).max(LEAST)
         } else {
@@ -260,9 +267,11 @@ pub(crate) struct Total {
     prompt: [u64; 2],
     /// Nearly all bytes of the span before waited.
     crowded: bool,
-    /// Of eight rounds the first has a quarter more in flight and the second a quarter less, which empties the
-    /// buffers and shows the least round trip.
+    /// Of eight rounds the first has a quarter more in flight.
     turn: u8,
+    /// The second has a quarter less where none had for a while, which empties the buffers and shows the least round trip.
+    drains: bool,
+    drained: Option<Instant>,
 }
 
 impl Total {
@@ -286,6 +295,11 @@ impl Total {
                 self.rates.turn();
             }
             self.turn = (self.turn + 1) % 8;
+            let drained = self.drained.is_some_and(|at| now.saturating_duration_since(at) < DRAINED);
+            self.drains = self.turn == 1 && !drained;
+            if self.drains {
+                self.drained = Some(now);
+            }
             self.crowded = self.prompt[0] < self.bytes / 8;
         }
         (self.since, self.bytes) = (Some(now), 0);
@@ -307,7 +321,7 @@ impl Total {
     }
 
     /// Bytes that may be in flight together on `paths`, which are in use.
-    pub(crate) fn cap<'a>(&self, paths: impl Iterator<Item = &'a Path>, least: Duration) -> u64 {
+    pub(crate) fn cap<'a>(&self, paths: impl Iterator<Item = &'a Path>, way: Way) -> u64 {
         let (mut rates, mut allowances) = (0u64, 0u64);
         for path in paths {
             if path.is_starting() {
@@ -316,10 +330,10 @@ impl Total {
             rates = rates.saturating_add(path.rate());
             allowances = allowances.saturating_add(path.allowance());
         }
-        let held = held(self.rates.get().min(rates), least);
+        let held = way.held(self.rates.get().min(rates));
         let cap = match self.turn {
             0 => with_quarter(held).saturating_add(allowances),
-            1 => held / 4 * 3,
+            _ if self.drains => held / 4 * 3,
             _ => held.saturating_add(allowances),
         };
         cap.max(LEAST)
@@ -334,6 +348,10 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const FRAME: u64 = 16 * 1024;
 
+    fn way(least: Duration) -> Way {
+        Way { least, held_back: Duration::ZERO }
+    }
+
     /// A sender that always has data, behind a path of this rate and round trip. Returns what is in flight and the
     /// bytes per second of the last second.
     fn run(path: &mut Path, rate: u64, round_trip: Duration, time: Duration) -> (u64, u64) {
@@ -342,14 +360,14 @@ mod tests {
         let mut flying: VecDeque<(Instant, Instant, Snapshot)> = VecDeque::new();
         let mut late = 0;
         while now < start + time {
-            while (flying.len() as u64) * FRAME < path.cap(round_trip) {
+            while (flying.len() as u64) * FRAME < path.cap(way(round_trip)) {
                 let sent = path.sent(now, flying.len() as u64 * FRAME);
                 free = free.max(now) + Duration::from_nanos(FRAME * 1_000_000_000 / rate);
                 flying.push_back((free + round_trip, now, sent));
             }
             let Some((at, sent_at, sent)) = flying.pop_front() else { break };
             now = at;
-            path.acked(now, FRAME, sent_at, sent, round_trip);
+            path.acked(now, FRAME, sent_at, sent, way(round_trip));
             late += if now > start + time.saturating_sub(Duration::from_secs(1)) { FRAME } else { 0 };
         }
         (flying.len() as u64 * FRAME, late)
@@ -364,7 +382,7 @@ mod tests {
             let (in_flight, got) = run(&mut path, rate, round_trip, Duration::from_secs(8));
             assert!(!path.is_starting());
             assert!(got as f64 > 0.95 * rate as f64, "{got} of {rate} bytes/s at {round_trip:?}");
-            let allowed = with_quarter(held(rate, round_trip)) + bunched(rate);
+            let allowed = with_quarter(way(round_trip).held(rate)) + bunched(rate);
             let most = allowed.max(LEAST) + FRAME;
             assert!(in_flight <= most, "{in_flight} > {most} at {rate} bytes/s and {round_trip:?}");
         }
@@ -376,20 +394,20 @@ mod tests {
         for _ in 0..200 {
             let sent = path.sent(now, 0);
             path.ran_dry(100);
-            path.acked(now + 20 * MS, 100, now, sent, 20 * MS);
+            path.acked(now + 20 * MS, 100, now, sent, way(20 * MS));
             now += 30 * MS;
         }
         assert!(path.is_starting(), "a trickle does not show what the path holds");
-        assert_eq!(path.cap(20 * MS), INITIAL);
+        assert_eq!(path.cap(way(20 * MS)), INITIAL);
     }
 
     #[test]
     fn quiet_begins_anew() {
         let mut path = Path::default();
         run(&mut path, 100 << 20, 20 * MS, Duration::from_secs(2));
-        assert!(path.cap(20 * MS) > INITIAL);
+        assert!(path.cap(way(20 * MS)) > INITIAL);
         path.sent(Instant::now() + Duration::from_secs(3600), 0);
-        assert_eq!(path.cap(20 * MS), INITIAL);
+        assert_eq!(path.cap(way(20 * MS)), INITIAL);
     }
 
     #[test]
@@ -404,10 +422,40 @@ mod tests {
             now += 5 * MS;
             total.acked(now, (10 << 20) / 200, 10 * MS, 20 * MS);
         }
-        total.turn = 2;
-        let most = (held(10 << 20, 20 * MS) + 2 * bunched(10 << 20)) * 11 / 10;
-        let cap = total.cap(paths.iter(), 20 * MS);
+        (total.turn, total.drains) = (2, false);
+        let most = (way(20 * MS).held(10 << 20) + 2 * bunched(10 << 20)) * 11 / 10;
+        let cap = total.cap(paths.iter(), way(20 * MS));
         assert!(cap <= most && cap >= bytes_in(10 << 20, 20 * MS), "{cap}, {most}");
+    }
+
+    #[test]
+    fn buffers_are_emptied_now_and_then() {
+        let mut path = Path::default();
+        run(&mut path, 10 << 20, 20 * MS, Duration::from_secs(2));
+        let (mut total, start) = (Total::default(), Instant::now());
+        let (mut now, mut emptied) = (start, Vec::new());
+        while now < start + Duration::from_secs(9) {
+            now += 5 * MS;
+            total.acked(now, (10 << 20) / 200, 10 * MS, 20 * MS);
+            let rate = total.rates.get();
+            let empties =
+                rate > 0 && total.cap(std::iter::once(&path), way(20 * MS)) < bytes_in(rate, 20 * MS);
+            if empties && emptied.last().is_none_or(|last| now > *last + 100 * MS) {
+                emptied.push(now);
+            }
+        }
+        assert!(emptied.windows(2).all(|two| two[1] - two[0] >= DRAINED));
+        assert!((3..=5).contains(&emptied.len()), "{} times", emptied.len());
+    }
+
+    #[test]
+    fn what_tcp_holds_back_may_be_in_flight_beside_what_waits() {
+        let held_back = 3 * MS;
+        let paced = Way { held_back, ..way(20 * MS) };
+        let (slow, quick) = (5 << 20, 100 << 20);
+        let more = paced.held(slow) - way(20 * MS).held(slow);
+        assert!(more.abs_diff(bytes_in(slow, held_back)) <= 1, "{more}");
+        assert_eq!(paced.held(quick), way(20 * MS).held(quick));
     }
 
     #[test]
@@ -415,8 +463,8 @@ mod tests {
         let now = Instant::now();
         let mut path = Path::default();
         let sent = path.sent(now, 0);
-        path.acked(now, u64::MAX / 2, now, sent, Duration::ZERO);
-        path.acked(now + Duration::from_nanos(1), u64::MAX / 4, now, sent, Duration::ZERO);
-        assert!(path.cap(Duration::from_secs(60)) >= INITIAL);
+        path.acked(now, u64::MAX / 2, now, sent, way(Duration::ZERO));
+        path.acked(now + Duration::from_nanos(1), u64::MAX / 4, now, sent, way(Duration::ZERO));
+        assert!(path.cap(way(Duration::from_secs(60))) >= INITIAL);
     }
 }

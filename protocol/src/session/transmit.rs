@@ -262,7 +262,7 @@ impl Session {
             return if lane.rtt.smoothed() < CROWDED { NEAR_CAPS * limit } else { limit };
         }
         let least = if self.only_loses() { INITIAL } else { 0 };
-        lane.path.cap(self.least_round_trip()).max(least).min(FAR_CAPS * limit)
+        lane.path.cap(self.way()).max(least).min(FAR_CAPS * limit)
     }
 
     fn room(&self, id: u64) -> bool {
@@ -283,7 +283,7 @@ impl Session {
                 .filter(|lane| Some(lane.id) != self.express || lane.id == id)
         };
         let in_flight: u64 = moving().map(Lane::in_flight).sum();
-        let total = self.total.cap(moving().map(|lane| &lane.path), self.least_round_trip());
+        let total = self.total.cap(moving().map(|lane| &lane.path), self.way());
         own.min(total.saturating_sub(in_flight))
     }
 

@@ -66,7 +66,7 @@ fn a_lane_that_is_held_up_is_pinged_so_that_tcp_learns_of_the_loss() {
     let mut pair = Pair::new();
     pair.open("hello");
     let late = pair.take(Client, 1);
-    let mut ping = |pair: &mut Pair, time| {
+    let ping = |pair: &mut Pair, time| {
         pair.pass(time);
         pair.take(Client, 1)
     };
