@@ -149,8 +149,13 @@ async fn connections_flows_and_dials_without_end_leave_others_alone() {
         silent.push(agent.connect().await);
     }
     is_served(&agent).await;
-    let dials = scrape(&agent).await["relay_agent_streams"];
-    assert!(dials >= 200.0, "the agent was not tried: {dials}");
+    // They are opened beside all that, as quickly as the agent takes them.
+    let tried = async {
+        while scrape(&agent).await["relay_agent_streams"] < 200.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(30), tried).await.expect("the agent is tried");
     dialling.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
