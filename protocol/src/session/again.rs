@@ -136,7 +136,7 @@ impl Session {
                 (lane.lagging, lane.alone, lane.silent) = (true, !crowded, Duration::ZERO);
             }
             lane.look_at = Some(now + pause);
-            self.hurry(index, now);
+            self.hurry(index, patience, now);
             self.choose_express();
             if !self.lanes.iter().any(|lane| lane.is_usable() && !lane.lagging) {
                 // Nowhere to send it that is any better.
@@ -156,12 +156,11 @@ impl Session {
 
     /// Sends a PING behind what is late. TCP notices the loss of the last packet that it sent by a timer of 200 ms at the
     /// least (RFC 8985, section 7.2), but that of an earlier one as soon as a later is acknowledged: a round trip.
-    fn hurry(&mut self, index: usize, now: Instant) {
+    fn hurry(&mut self, index: usize, patience: Duration, now: Instant) {
         if self.is_near() {
             return;
         }
         let lane = &mut self.lanes[index];
-        let patience = lane.rtt.patience().unwrap_or(UNKNOWN_PATIENCE);
         let lost = lane.ping_sent.is_none_or(|at| now.saturating_duration_since(at) >= patience);
         lane.ping_due |=
             lane.lagging && lost && lane.holds_more_than_pings() && lane.closing != Closing::Sent;
