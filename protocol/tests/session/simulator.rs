@@ -525,7 +525,7 @@ impl World {
     fn finish(&mut self, id: usize, side: Side) {
         let way = &self.pipes[id].ways[side.index()];
         if way.finished && way.queue.is_empty() {
-            let at = way.last_arrival.max(self.now + self.pipes[id].path.delay);
+            let at = way.last_arrival().max(self.now + self.pipes[id].path.delay);
             self.at(at, What::Ended { pipe: id, to: side.other() });
         }
     }
@@ -565,7 +565,7 @@ impl World {
         pipe.ways.iter_mut().for_each(|way| way.queue.clear());
         let delay = pipe.path.delay;
         for side in Side::BOTH {
-            let at = self.pipes[id].ways[side.other().index()].last_arrival.max(self.now + delay);
+            let at = self.pipes[id].ways[side.other().index()].last_arrival().max(self.now + delay);
             if !self.pipes[id].ways[side.other().index()].swallows {
                 self.at(at, What::Ended { pipe: id, to: side });
             }

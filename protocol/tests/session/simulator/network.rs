@@ -76,7 +76,6 @@ pub(crate) struct Way {
     pub(crate) on_its_way: VecDeque<(Duration, Vec<u8>)>,
     /// Arrived, not yet read.
     pub(crate) arrived: VecDeque<u8>,
-    pub(crate) last_arrival: Duration,
     /// Bytes that were delivered so far.
     pub(crate) delivered: u64,
     /// The pipe dies when this many bytes have been delivered.
@@ -87,6 +86,13 @@ pub(crate) struct Way {
     pub(crate) finished: bool,
     /// The reader has been told that it ended.
     pub(crate) ended: bool,
+}
+
+impl Way {
+    /// When the last of what is on its way arrives; long ago where nothing is.
+    pub(crate) fn last_arrival(&self) -> Duration {
+        self.on_its_way.back().map_or(Duration::ZERO, |(due, _)| *due)
+    }
 }
 
 /// A transport connection between the two ends.
@@ -107,7 +113,6 @@ impl Pipe {
             travelling: 0,
             on_its_way: VecDeque::new(),
             arrived: VecDeque::new(),
-            last_arrival: Duration::ZERO,
             delivered: 0,
             dies_after: None,
             swallows: false,
@@ -151,9 +156,9 @@ impl Pipe {
                 freed = Some(repaired);
             }
         }
-        way.last_arrival = way.on_its_way.back().map_or(at, |(due, _)| at.max(*due));
-        way.on_its_way.push_back((way.last_arrival, bytes));
-        (way.last_arrival, freed)
+        let at = at.max(way.last_arrival());
+        way.on_its_way.push_back((at, bytes));
+        (at, freed)
     }
 
     /// The next segment that has arrived by now.
