@@ -28,6 +28,7 @@ use tower::{BoxError, Service, ServiceBuilder};
 pub use ahead::Ahead;
 use ahead::Prepared;
 pub use config::config;
+pub(crate) use io::direct;
 use io::{Deadline, Transport};
 pub use proxy::{Proxy, ProxyError};
 

@@ -10,15 +10,14 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
+use bytes::{Buf as _, Bytes};
 use futures_util::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use crate::framing::{
     ConnectionError, Event, Inbound, MAX_OVERHEAD, MAX_PAYLOAD, Negotiated, Outbound, Reply,
 };
-
-/// Bytes read from the socket at a time.
-const READ_BUFFER: usize = 64 * 1024;
+use crate::websocket::Control;
 
 /// Room for answers beside a message. A peer that pings without reading loses its pongs, nothing else.
 const REPLY_ROOM: usize = 4096;
@@ -26,9 +25,16 @@ const REPLY_ROOM: usize = 4096;
 /// What is read ahead while nobody but [`Connection::accepted`] reads; mostly nothing.
 const AHEAD: usize = 512;
 
-/// What a connection runs over.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+/// What a connection runs over. What it has read is decoded where it lies.
+pub trait Io: AsyncBufRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncBufRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// For both halves, locked for an attempt that does not wait.
+type SharedIo = Arc<Mutex<Box<dyn Io>>>;
+
+fn lock(io: &SharedIo) -> MutexGuard<'_, Box<dyn Io>> {
+    io.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A forwarded connection.
 ///
@@ -47,17 +53,17 @@ impl Connection {
     /// # Errors
     /// The system gives no random bytes.
     pub fn new(io: impl Io, negotiated: Negotiated, port: u16) -> io::Result<Self> {
-        let connection = Self::idle(io, negotiated, port);
+        let connection = Self::idle(Box::new(io), Bytes::new(), negotiated, port);
         connection.write.put_open(port)?;
         Ok(connection)
     }
 
     /// As [`Self::new`], but with [`Self::open`] still to be called. `port` matters to channel bytes only, which
-    /// begin with it.
-    pub(crate) fn idle(io: impl Io, negotiated: Negotiated, port: u16) -> Self {
-        let (read_io, write_io) = tokio::io::split(Box::new(io) as Box<dyn Io>);
+    /// begin with it. `early` was read from `io` already.
+    pub(crate) fn idle(io: Box<dyn Io>, early: Bytes, negotiated: Negotiated, port: u16) -> Self {
+        let io: SharedIo = Arc::new(Mutex::new(io));
         let outbox = Outbox {
-            io: write_io,
+            io: Arc::clone(&io),
             outbound: Outbound::new(negotiated),
             buffer: vec![0; MAX_PAYLOAD + MAX_OVERHEAD + REPLY_ROOM].into_boxed_slice(),
             start: 0,
@@ -69,12 +75,10 @@ impl Connection {
         let socket_waker = Waker::from(Arc::clone(&wakers));
         let shared = Arc::new(Shared { outbox: Mutex::new(outbox), wakers, socket_waker });
         let read = ReadHalf {
-            io: read_io,
+            io,
+            early,
             inbound: Inbound::new(negotiated, port),
             negotiated,
-            buffer: vec![0; READ_BUFFER].into_boxed_slice(),
-            start: 0,
-            end: 0,
             owes: true,
             accepted: false,
             ahead: Vec::new(),
@@ -160,7 +164,7 @@ impl Shared {
 }
 
 struct Outbox {
-    io: tokio::io::WriteHalf<Box<dyn Io>>,
+    io: SharedIo,
     outbound: Outbound,
     buffer: Box<[u8]>,
     start: usize,
@@ -173,7 +177,8 @@ impl Outbox {
     /// Writes what is buffered to the socket.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.start < self.end {
-            let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.buffer[self.start..self.end]))?;
+            let buffered = &self.buffer[self.start..self.end];
+            let written = ready!(Pin::new(&mut *lock(&self.io)).poll_write(cx, buffered))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -185,7 +190,7 @@ impl Outbox {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
-        Pin::new(&mut self.io).poll_flush(cx)
+        Pin::new(&mut *lock(&self.io)).poll_flush(cx)
     }
 
     fn reply(&mut self, reply: &Reply) {
@@ -214,14 +219,25 @@ enum Over {
     Failed(ConnectionError),
 }
 
+/// What comes from the peer and is no bytes.
+enum Other {
+    Accepted,
+    Finished,
+    Reply(Reply),
+    Closed(Control),
+    /// The connection has ended in the middle.
+    Lost,
+    /// What came makes no sense.
+    Broken(ConnectionError),
+}
+
 /// The receiving half of a [`Connection`].
 pub struct ReadHalf {
-    io: tokio::io::ReadHalf<Box<dyn Io>>,
+    io: SharedIo,
+    /// Read before there was this connection.
+    early: Bytes,
     inbound: Inbound,
     negotiated: Negotiated,
-    buffer: Box<[u8]>,
-    start: usize,
-    end: usize,
     /// Answers of ours may still be in the outbox.
     owes: bool,
     /// The far side has taken the stream.
@@ -234,66 +250,95 @@ pub struct ReadHalf {
 
 impl ReadHalf {
     fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let mut bytes = [0; AHEAD];
-            let mut target = ReadBuf::new(&mut bytes);
-            self.decode(&mut target);
-            self.ahead.extend_from_slice(target.filled());
-            self.poll_answers(cx);
-            if let Some(Over::Failed(error)) = &self.over {
-                return Poll::Ready(Err(error.clone().into()));
-            }
-            // Bytes may come before the answer; the reader will see them.
-            if self.accepted || !self.ahead.is_empty() || self.over.is_some() {
-                return Poll::Ready(Ok(()));
-            }
-            ready!(self.poll_fill(cx))?;
+        let mut bytes = [0; AHEAD];
+        let mut target = ReadBuf::new(&mut bytes);
+        let result = self.poll_decode(cx, &mut target);
+        self.ahead.extend_from_slice(target.filled());
+        self.poll_answers(cx);
+        if let Some(Over::Failed(error)) = &self.over {
+            return Poll::Ready(Err(error.clone().into()));
         }
+        // Bytes may come before the answer; the reader will see them.
+        if self.accepted || !self.ahead.is_empty() || self.over.is_some() {
+            if let Poll::Ready(Err(_)) = result {
+                self.fail(ConnectionError::Lost);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        result
     }
 
-    /// Gets more from the socket, once all that was read before has been decoded.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut chunk = ReadBuf::new(&mut self.buffer);
-        ready!(Pin::new(&mut self.io).poll_read(cx, &mut chunk))?;
-        (self.start, self.end) = (0, chunk.filled().len());
-        if self.end == 0 {
-            self.fail(ConnectionError::Lost);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Moves buffered bytes to `target` until it is full, the buffer is used up or the connection is over.
-    fn decode(&mut self, target: &mut ReadBuf<'_>) {
+    /// Moves bytes to `target`, which has room, until it is full, the connection is over or nothing more has come.
+    fn poll_decode(&mut self, cx: &mut Context<'_>, target: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while target.remaining() > 0 && self.over.is_none() {
-            let input = &self.buffer[self.start..self.end];
-            let (used, event) = match self.inbound.decode(input, target.remaining()) {
-                Ok(decoded) => decoded,
-                Err(error) => return self.fail(error),
-            };
-            self.start += used;
-            match event {
-                Event::NeedMore => return,
-                Event::Data(bytes) => target.put_slice(bytes),
-                Event::Accepted => self.accepted = true,
-                Event::Finished => self.over = Some(Over::Finished),
-                Event::Reply(reply) => self.reply(&reply),
-                Event::Closed(control) => {
+            match ready!(self.poll_event(cx, target))? {
+                None => {}
+                Some(Other::Lost) => self.fail(ConnectionError::Lost),
+                Some(Other::Broken(error)) => self.fail(error),
+                Some(Other::Accepted) => self.accepted = true,
+                Some(Other::Finished) => self.over = Some(Over::Finished),
+                Some(Other::Reply(reply)) => {
+                    self.reply(&reply);
+                    self.poll_answers(cx);
+                }
+                Some(Other::Closed(control)) => {
                     let orderly = self.is_orderly(&control);
                     self.reply(&Reply::Close(control));
                     if orderly {
                         self.over = Some(Over::Finished);
-                        return;
+                    } else {
+                        let (code, reason) = control.close_reason();
+                        self.fail(ConnectionError::Closed { code, reason });
                     }
-                    let (code, reason) = control.close_reason();
-                    return self.fail(ConnectionError::Closed { code, reason });
                 }
             }
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Moves bytes to `target` until it is full or what has been read is used up, or until something else comes.
+    fn poll_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<Option<Other>>> {
+        let mut io = lock(&self.io);
+        let input = match &*self.early {
+            [] => ready!(Pin::new(&mut *io).poll_fill_buf(cx))?,
+            early => early,
+        };
+        if input.is_empty() {
+            return Poll::Ready(Ok(Some(Other::Lost)));
+        }
+        let mut taken = 0;
+        let other = loop {
+            if target.remaining() == 0 {
+                break None;
+            }
+            let (used, event) = match self.inbound.decode(&input[taken..], target.remaining()) {
+                Ok(decoded) => decoded,
+                Err(error) => break Some(Other::Broken(error)),
+            };
+            taken += used;
+            match event {
+                Event::NeedMore => break None,
+                Event::Data(bytes) => target.put_slice(bytes),
+                Event::Accepted => break Some(Other::Accepted),
+                Event::Finished => break Some(Other::Finished),
+                Event::Reply(reply) => break Some(Other::Reply(reply)),
+                Event::Closed(control) => break Some(Other::Closed(control)),
+            }
+        };
+        match self.early.len() {
+            0 => Pin::new(&mut *io).consume(taken),
+            _ => self.early.advance(taken),
+        }
+        Poll::Ready(Ok(other))
     }
 
     /// Whether a WebSocket close is the end of the forwarded bytes: only the channel protocol has no other
     /// way to say it, and not when we closed first.
-    fn is_orderly(&self, control: &crate::websocket::Control) -> bool {
+    fn is_orderly(&self, control: &Control) -> bool {
         self.negotiated == Negotiated::WebSocketV4
             && control.close_reason().0 == 1000
             && !self.shared.lock().finished
@@ -332,38 +377,27 @@ impl AsyncRead for ReadHalf {
             return Poll::Ready(Ok(()));
         }
         let before = target.filled().len();
-        if !self.ahead.is_empty() {
-            let count = self.ahead.len().min(target.remaining());
-            target.put_slice(&self.ahead[..count]);
-            self.ahead.drain(..count);
+        let this = &mut *self;
+        if !this.ahead.is_empty() {
+            let count = this.ahead.len().min(target.remaining());
+            target.put_slice(&this.ahead[..count]);
+            this.ahead.drain(..count);
         }
-        loop {
-            let this = &mut *self;
-            this.decode(target);
-            this.poll_answers(cx);
-            let moved = target.filled().len() > before;
-            if moved && target.remaining() == 0 {
-                return Poll::Ready(Ok(()));
+        let result = this.poll_decode(cx, target);
+        this.poll_answers(cx);
+        let moved = target.filled().len() > before;
+        match (&this.over, result) {
+            // An error waits for the next call.
+            (Some(_), _) if moved => Poll::Ready(Ok(())),
+            (Some(Over::Finished), _) => Poll::Ready(Ok(())),
+            (Some(Over::Failed(error)), _) => Poll::Ready(Err(error.clone().into())),
+            (None, Poll::Ready(Err(_))) if moved => {
+                this.fail(ConnectionError::Lost);
+                Poll::Ready(Ok(()))
             }
-            match &this.over {
-                // An error waits for the next call.
-                Some(_) if moved => return Poll::Ready(Ok(())),
-                Some(Over::Finished) => return Poll::Ready(Ok(())),
-                Some(Over::Failed(error)) => return Poll::Ready(Err(error.clone().into())),
-                None => {}
-            }
-            // With room left in the target, all that was read before has been decoded.
-            match this.poll_fill(cx) {
-                Poll::Ready(Ok(())) => {}
-                // Whoever reads gets as much at a time as there is.
-                Poll::Pending if moved => return Poll::Ready(Ok(())),
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) if moved => {
-                    this.fail(ConnectionError::Lost);
-                    return Poll::Ready(Ok(()));
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            }
+            // Whoever reads gets as much at a time as there is.
+            (None, Poll::Pending) if moved => Poll::Ready(Ok(())),
+            (None, result) => result,
         }
     }
 }

@@ -7,9 +7,9 @@ use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBS
 use http::header::{SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Collected, Limited};
-use hyper_util::rt::TokioIo;
 use kube::client::Body;
 
+use crate::connect::direct;
 use crate::connection::Connection;
 use crate::error::{DialError, Target, refusal, transport};
 use crate::framing::Negotiated;
@@ -197,11 +197,12 @@ impl Dial<'_> {
         response: Response<Body>,
         negotiated: Negotiated,
     ) -> Result<(Connection, Negotiated), DialError> {
-        let io = hyper::upgrade::on(response)
+        let upgraded = hyper::upgrade::on(response)
             .await
             .map_err(|error| DialError::Unreachable(crate::error::chain(&error)))?;
         let unreachable = |error: std::io::Error| DialError::Unreachable(error.to_string());
-        let mut connection = Connection::idle(TokioIo::new(io), negotiated, self.port.unwrap_or_default());
+        let (io, early) = direct(upgraded);
+        let mut connection = Connection::idle(io, early, negotiated, self.port.unwrap_or_default());
         if let Some(port) = self.port {
             connection.open(port).await.map_err(unreachable)?;
         }

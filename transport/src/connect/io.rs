@@ -5,17 +5,22 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::Uri;
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use hyper::upgrade::{Parts, Upgraded};
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use relay_sockopt::LowWater;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, BufReader};
 use tokio::net::TcpStream;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceExt as _};
+
+use crate::connection::Io;
 
 /// What a connector makes.
 pub(super) trait Stream: Read + Write + Connection + Send + Unpin {
@@ -148,6 +153,24 @@ impl Connection for Transport {
     }
 }
 
+/// The connection below an upgrade, as it was made, and what was read of it already. What TLS has decrypted can be read
+/// there where it lies; the HTTP client would copy it once more.
+pub(crate) fn direct(upgraded: Upgraded) -> (Box<dyn Io>, Bytes) {
+    match upgraded.downcast::<MaybeHttpsStream<Transport>>() {
+        Ok(Parts { io: MaybeHttpsStream::Https(tls), read_buf, .. }) => {
+            (Box::new(tls.into_inner()), read_buf)
+        }
+        Ok(Parts { io: MaybeHttpsStream::Http(plain), read_buf, .. }) => {
+            (Box::new(buffered(TokioIo::new(plain))), read_buf)
+        }
+        Err(upgraded) => (Box::new(buffered(TokioIo::new(upgraded))), Bytes::new()),
+    }
+}
+
+fn buffered<T: AsyncRead>(io: T) -> BufReader<T> {
+    BufReader::with_capacity(MOST_AHEAD, io)
+}
+
 /// A connector that gives up: a server that accepts and then says nothing would hold a dial for ever.
 #[derive(Clone)]
 pub(super) struct Deadline<C> {
@@ -203,5 +226,44 @@ where
                 Err(_) => Err(TooLate { host, limit }.into()),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+    use http::header::{CONNECTION, UPGRADE};
+    use kube::client::Body;
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn an_upgrade_is_the_connection_that_was_made() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let serve = async {
+            let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+            let mut line = String::new();
+            while !line.ends_with("\r\n\r\n") {
+                stream.read_line(&mut line).await.unwrap();
+            }
+            let answer = b"HTTP/1.1 101 OK\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nearly";
+            stream.write_all(answer).await.unwrap();
+            stream
+        };
+        let client = super::super::client(kube::Config::new(server.parse().unwrap()), None).unwrap();
+        let request = Request::get("/").header(CONNECTION, "Upgrade").header(UPGRADE, "x");
+        let request = client.send(request.body(Body::empty()).unwrap());
+        let (response, mut stream) = tokio::join!(request, serve);
+        let upgraded = hyper::upgrade::on(response.unwrap()).await.unwrap();
+        // Else all bytes would take the longer way, unnoticed.
+        let parts = upgraded.downcast::<MaybeHttpsStream<Transport>>().unwrap();
+        assert_eq!(parts.read_buf, "early");
+        let MaybeHttpsStream::Http(transport) = parts.io else { panic!("there is no TLS here") };
+        stream.write_all(b"late").await.unwrap();
+        let mut late = [0; 4];
+        TokioIo::new(transport).read_exact(&mut late).await.unwrap();
+        assert_eq!(&late, b"late");
     }
 }
