@@ -5,13 +5,13 @@
 use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
 use libfuzzer_sys::fuzz_target;
-use relay_protocol::Status;
 use relay_protocol::frame::Frame;
 use relay_protocol::hello::{Instance, Secret, SessionId};
 use relay_protocol::pool::Pool;
 use relay_protocol::session::{Config, Event, FlowKey, Read, Session, StreamKey};
+use relay_protocol::{LargeFrame, Status};
 
 #[derive(Arbitrary, Debug)]
 enum Op<'a> {
@@ -231,6 +231,15 @@ impl World {
                 let wire = &mut self.wires[index];
                 let bytes = &mut wire.to[usize::from(agent)];
                 let most = bytes.len().min(usize::from(most));
+                if let Some(mut large) = LargeFrame::begin(&bytes[..most])
+                    && let Some(rest) = bytes.get(most..most + large.missing())
+                {
+                    large.rest().put_slice(rest);
+                    bytes.drain(..most + rest.len());
+                    let taken = self.ends[usize::from(agent)].session.receive_large(wire.lane, large, now);
+                    assert!(taken.is_ok() || !self.honest, "an honest frame is malformed: {taken:?}");
+                    return;
+                }
                 match self.ends[usize::from(agent)].session.receive(wire.lane, &bytes[..most], now) {
                     Ok(taken) => {
                         assert!(taken <= most);
@@ -296,7 +305,12 @@ impl World {
         self.honest = false;
         let Some(index) = self.wire(lane) else { return };
         let lane = self.wires[index].lane;
-        if let Ok(taken) = self.ends[usize::from(agent)].session.receive(lane, bytes, self.now) {
+        if let Some(mut large) = LargeFrame::begin(bytes) {
+            // Whole or not, whatever it says of itself.
+            let missing = large.missing();
+            large.rest().put_bytes(0, missing - usize::from(missing % 7 == 0));
+            let _ = self.ends[usize::from(agent)].session.receive_large(lane, large, self.now);
+        } else if let Ok(taken) = self.ends[usize::from(agent)].session.receive(lane, bytes, self.now) {
             assert!(taken <= bytes.len());
         }
     }

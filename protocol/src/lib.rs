@@ -9,6 +9,7 @@ pub mod frame;
 pub mod header;
 pub mod hello;
 mod lane;
+mod large;
 mod path;
 pub mod pool;
 pub mod ranges;
@@ -21,6 +22,7 @@ pub mod status;
 pub mod varint;
 
 pub use header::{Address, Header, HeaderError, HostName, Protocol};
+pub use large::LargeFrame;
 pub use session::{Config, Session};
 pub use status::Status;
 

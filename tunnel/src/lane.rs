@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use relay_protocol::LargeFrame;
 use relay_protocol::session::BATCH;
 use relay_sockopt::BulkReader;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -80,6 +81,8 @@ const GATHER: usize = 4;
 const LINGER: Duration = Duration::from_secs(1);
 /// Room for a whole frame behind a whole read.
 const READ_BUFFER: usize = 2 * BATCH + 8 * 1024;
+/// Behind a large frame so many bytes are read at first, which the head of another one fits into.
+const LOOK: usize = 512;
 
 /// Bytes from a transport, of which the session takes whole frames from the front.
 pub(crate) struct ReadBuffer {
@@ -96,16 +99,29 @@ impl ReadBuffer {
         Self { bytes, start: 0, end: early.len() }
     }
 
-    async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// Reads at most so many bytes.
+    async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<usize> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.bytes.len() - self.end < BATCH {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        let len = from.read(&mut self.bytes[self.end..]).await?;
+        let end = self.bytes.len().min(self.end.saturating_add(most));
+        let len = from.read(&mut self.bytes[self.end..end]).await?;
         self.end += len;
         Ok(len)
+    }
+
+    /// The large frame that all there is belongs to, if there is one.
+    fn begin_large(&mut self) -> Option<LargeFrame> {
+        let frame = LargeFrame::begin(self.bytes())?;
+        self.start = self.end;
+        Some(frame)
     }
 }
 
@@ -146,15 +162,36 @@ where
     let (work, over) = shared.register_lane(id);
     let reader = async {
         let mut unpaused = 0;
+        let receive = |bytes: &[u8]| shared.with(|state, now| state.session.receive(id, bytes, now));
         loop {
-            let taken = shared
-                .with(|state, now| state.session.receive(id, &buffer.bytes[buffer.start..buffer.end], now));
-            match taken {
-                Ok(taken) => buffer.start += taken,
-                // The session has ended; the writer still says why.
-                Err(_) => return std::future::pending().await,
+            let mut large = buffer.begin_large();
+            if large.is_none() {
+                let Ok(taken) = receive(buffer.bytes()) else {
+                    // The session has ended; the writer still says why.
+                    return std::future::pending().await;
+                };
+                buffer.start += taken;
+                large = buffer.begin_large();
             }
-            match buffer.fill(&mut read).await {
+            let mut most = READ_BUFFER;
+            if let Some(mut frame) = large {
+                while frame.missing() > 0 {
+                    match read.read_buf(&mut frame.rest()).await {
+                        Ok(0) | Err(_) => return,
+                        Ok(len) => unpaused += len,
+                    }
+                    // The lane is alive, however long its frame takes.
+                    if frame.missing() > 0 && receive(&[]).is_err() {
+                        return std::future::pending().await;
+                    }
+                }
+                if shared.with(|state, now| state.session.receive_large(id, frame, now)).is_err() {
+                    return std::future::pending().await;
+                }
+                // Another one mostly follows: what of it came into the buffer would be copied.
+                most = LOOK;
+            }
+            match buffer.fill(&mut read, most).await {
                 Ok(0) | Err(_) => return,
                 Ok(len) => unpaused += len,
             }

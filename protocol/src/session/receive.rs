@@ -9,6 +9,8 @@ use crate::Status;
 use crate::flow::Flow;
 use crate::frame::{Frame, Malformed};
 use crate::lane::{Acked, Closing, Item};
+use crate::large::LargeFrame;
+use crate::recv::Piece;
 use crate::rtt::ACK_DELAY;
 
 /// Bulk on a near path, which keeps the path's buffers full anyway, is acknowledged later: each message of its own costs
@@ -26,11 +28,8 @@ impl Session {
     /// # Errors
     /// [`Malformed`]; the session is over, and a GOODBYE that says why waits to be sent.
     pub fn receive(&mut self, lane: u64, bytes: &[u8], now: Instant) -> Result<usize, Malformed> {
-        let Some(heard) = self.lane(lane) else { return Ok(bytes.len()) };
-        let recovered = heard.suspect;
-        heard.heard(now);
-        if recovered {
-            self.choose_express();
+        if !self.heard(lane, now) {
+            return Ok(bytes.len());
         }
         let (mut taken, mut eliciting) = (0, 0u64);
         let result = loop {
@@ -47,6 +46,41 @@ impl Session {
                 break Err(malformed);
             }
         };
+        self.received(lane, taken, eliciting, now);
+        self.judge(lane, result)
+    }
+
+    /// Takes a frame that was gathered in a buffer of its own; it is whole, and next on this lane.
+    ///
+    /// # Errors
+    /// As [`Self::receive`].
+    pub fn receive_large(&mut self, lane: u64, frame: LargeFrame, now: Instant) -> Result<(), Malformed> {
+        if !self.heard(lane, now) {
+            return Ok(());
+        }
+        let (id, offset, fin, len) = (frame.id, frame.offset, frame.fin, frame.frame_len());
+        let result = match (frame.missing(), &self.ended) {
+            (0, None) => self.stream_bytes(id, offset, fin, Piece::Own(frame.into_data()), now),
+            (0, Some(_)) => Ok(()),
+            _ => Err(Malformed::Violation("a frame is not whole")),
+        };
+        self.received(lane, len, len as u64, now);
+        self.judge(lane, result)
+    }
+
+    /// A lane has brought something. False where it is over.
+    fn heard(&mut self, lane: u64, now: Instant) -> bool {
+        let Some(heard) = self.lane(lane) else { return false };
+        let recovered = heard.suspect;
+        heard.heard(now);
+        if recovered {
+            self.choose_express();
+        }
+        true
+    }
+
+    /// So many bytes of frames have been taken from a lane, `eliciting` of them to be acknowledged.
+    fn received(&mut self, lane: u64, taken: usize, eliciting: u64, now: Instant) {
         let delay = match eliciting {
             // The peer waits for the answer to its GOODBYE.
             _ if self.ended.is_some() => Duration::ZERO,
@@ -57,6 +91,10 @@ impl Session {
         if let Some(lane) = self.lane(lane) {
             lane.received_frames(now, taken as u64, eliciting, delay);
         }
+    }
+
+    /// Ends the session where the peer has broken the rules, and the lane where it is done.
+    fn judge<T>(&mut self, lane: u64, result: Result<T, Malformed>) -> Result<T, Malformed> {
         if let Err(malformed) = &result {
             self.goodbye(Status::Unknown, &format!("malformed: {malformed}"));
         }
@@ -95,7 +133,9 @@ impl Session {
             }
             Frame::Unknown { .. } => {}
             _ if self.ended.is_some() => {}
-            Frame::Stream { id, offset, fin, data } => return self.stream_bytes(id, offset, fin, data, now),
+            Frame::Stream { id, offset, fin, data } => {
+                return self.stream_bytes(id, offset, fin, Piece::Borrowed(data), now);
+            }
             Frame::Reset { id, status, final_offset } => return self.stream_reset(id, status, final_offset),
             Frame::MaxData { id, limit } => {
                 if let Some(key) = self.stream_for(id)?
@@ -159,7 +199,7 @@ impl Session {
         id: u64,
         offset: u64,
         fin: bool,
-        data: &[u8],
+        data: Piece<'_>,
         now: Instant,
     ) -> Result<(), Malformed> {
         self.saw_data(now, data.len());

@@ -1,10 +1,10 @@
 //! Streams: every byte once and in order, ends as themselves, limits kept.
 
-use bytes::Bytes;
-use relay_protocol::Status;
+use bytes::{BufMut as _, Bytes};
 use relay_protocol::frame::{Frame, Malformed};
 use relay_protocol::pool::Pool;
 use relay_protocol::session::{Config, Event, OpenError, Read};
+use relay_protocol::{LargeFrame, Status};
 
 use crate::pair::{Pair, encoded, frames, reset};
 use crate::simulator::network::Side::{Agent, Client};
@@ -83,6 +83,38 @@ fn an_agent_that_opens_streams_is_malformed() {
         frames(&goodbye)[..],
         [Frame::Goodbye { status: Status::Unknown, text }, ..] if text.contains("the agent may not open streams")
     ));
+}
+
+#[test]
+fn a_large_frame_may_be_gathered_in_a_buffer_of_its_own() {
+    let mut pair = Pair::new();
+    let key = pair.open("hello");
+    pair.exchange();
+    let agent = pair.accepted();
+    assert_eq!(pair.read(Agent, agent).0, "hello");
+    let text = "0123456789abcdef".repeat(2_000);
+    pair.write(Client, key, &text);
+    pair.client.finish(key);
+    let bytes = pair.take(Client, 1);
+    let mut large = LargeFrame::begin(&bytes[..1_000]).unwrap();
+    let (rest, behind) = bytes.split_at(1_000 + large.missing());
+    large.rest().put_slice(&rest[1_000..]);
+    pair.agent.receive_large(1, large, pair.now).unwrap();
+    assert_eq!(pair.read(Agent, agent).0, text);
+    pair.give(Agent, 1, behind);
+    pair.pass(std::time::Duration::from_millis(20));
+    pair.exchange();
+    assert_eq!(pair.client.stats().send_held, 0, "it has been acknowledged");
+}
+
+#[test]
+fn a_large_frame_that_is_not_whole_is_malformed() {
+    let mut pair = Pair::new();
+    let data = vec![b'x'; 20_000];
+    let bytes = encoded(&[Frame::Stream { id: 0, offset: 0, fin: false, data: &data }]);
+    let large = LargeFrame::begin(&bytes[..100]).unwrap();
+    let result = pair.agent.receive_large(1, large, pair.now);
+    assert_eq!(result, Err(Malformed::Violation("a frame is not whole")));
 }
 
 #[test]

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use bytes::BufMut as _;
+use relay_protocol::frame::Malformed;
 use relay_protocol::hello::{Hello, Instance, Request, Welcome};
 use relay_protocol::session::{Config, Event, FlowKey, OpenError, Session, StreamKey};
-use relay_protocol::{MAX_DATAGRAM, Status};
+use relay_protocol::{LargeFrame, MAX_DATAGRAM, Status};
 
 use super::flows::Flows;
 use super::network::Side;
@@ -35,6 +37,7 @@ pub(crate) struct Port {
     pub(crate) phase: Phase,
     pub(crate) since: Duration,
     inbox: Vec<u8>,
+    large: Option<LargeFrame>,
     pub(crate) outbox: Vec<u8>,
     /// To be broken off at once.
     pub(crate) broken: bool,
@@ -42,7 +45,30 @@ pub(crate) struct Port {
 
 impl Port {
     pub(crate) fn new(phase: Phase, since: Duration, outbox: Vec<u8>) -> Self {
-        Self { phase, since, inbox: Vec::new(), outbox, broken: false }
+        Self { phase, since, inbox: Vec::new(), large: None, outbox, broken: false }
+    }
+
+    /// Gives the session what has come: as a driver does, large frames in buffers of their own.
+    fn take(&mut self, session: &mut Session, lane: u64, clock: Instant) -> Result<(), Malformed> {
+        loop {
+            if let Some(mut large) = self.large.take() {
+                let here = large.missing().min(self.inbox.len());
+                large.rest().put_slice(&self.inbox[..here]);
+                self.inbox.drain(..here);
+                if large.missing() > 0 {
+                    self.large = Some(large);
+                    return session.receive(lane, &[], clock).map(drop);
+                }
+                session.receive_large(lane, large, clock)?;
+            }
+            let taken = session.receive(lane, &self.inbox, clock)?;
+            self.inbox.drain(..taken);
+            self.large = LargeFrame::begin(&self.inbox);
+            if self.large.is_none() {
+                return Ok(());
+            }
+            self.inbox.clear();
+        }
     }
 }
 
@@ -133,11 +159,8 @@ impl End {
         }
         let (Some(port), Some(session)) = (self.ports.get_mut(&pipe), &mut self.session) else { return };
         let Phase::Live(lane) = port.phase else { return };
-        match session.receive(lane, &port.inbox, clock) {
-            Ok(taken) => {
-                port.inbox.drain(..taken);
-            }
-            Err(malformed) => panic!("{now:?}: {:?} calls it malformed: {malformed}", self.side),
+        if let Err(malformed) = port.take(session, lane, clock) {
+            panic!("{now:?}: {:?} calls it malformed: {malformed}", self.side);
         }
     }
 
