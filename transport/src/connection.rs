@@ -26,7 +26,7 @@ const REPLY_ROOM: usize = 4096;
 const AHEAD: usize = 512;
 
 /// What a connection runs over. What it has read is decoded where it lies.
-pub trait Io: AsyncBufRead + AsyncWrite + Send + Unpin + 'static {}
+pub(crate) trait Io: AsyncBufRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncBufRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
 /// For both halves, locked for an attempt that does not wait.
@@ -48,18 +48,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Runs a forward to `port` over `io`, an upgraded connection on which nothing was sent yet.
-    ///
-    /// # Errors
-    /// The system gives no random bytes.
-    pub fn new(io: impl Io, negotiated: Negotiated, port: u16) -> io::Result<Self> {
-        let connection = Self::idle(Box::new(io), Bytes::new(), negotiated, port);
-        connection.write.put_open(port)?;
-        Ok(connection)
-    }
-
-    /// As [`Self::new`], but with [`Self::open`] still to be called. `port` matters to channel bytes only, which
-    /// begin with it. `early` was read from `io` already.
+    /// Runs a forward over `io`, an upgraded connection on which nothing was sent yet; `early` was read from it already.
+    /// [`Self::open`] is still to be called. `port` matters to channel bytes only, which begin with it.
     pub(crate) fn idle(io: Box<dyn Io>, early: Bytes, negotiated: Negotiated, port: u16) -> Self {
         let io: SharedIo = Arc::new(Mutex::new(io));
         let outbox = Outbox {
