@@ -240,46 +240,52 @@ pub struct ReadHalf {
 
 impl ReadHalf {
     fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut bytes = [0; AHEAD];
-        let mut target = ReadBuf::new(&mut bytes);
-        let result = self.poll_decode(cx, &mut target);
-        self.ahead.extend_from_slice(target.filled());
-        self.poll_answers(cx);
-        if let Some(Over::Failed(error)) = &self.over {
-            return Poll::Ready(Err(error.clone().into()));
-        }
-        // Bytes may come before the answer; the reader will see them.
-        if self.accepted || !self.ahead.is_empty() || self.over.is_some() {
-            if let Poll::Ready(Err(_)) = result {
-                self.fail(ConnectionError::Lost);
+        loop {
+            if let Some(Over::Failed(error)) = &self.over {
+                return Poll::Ready(Err(error.clone().into()));
             }
-            return Poll::Ready(Ok(()));
+            // Bytes may come before the answer; the reader will see them. What ends the connection behind the answer is
+            // the reader's as well, and is not read here.
+            if self.accepted || !self.ahead.is_empty() || self.over.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut bytes = [0; AHEAD];
+            let mut target = ReadBuf::new(&mut bytes);
+            let result = self.poll_step(cx, &mut target);
+            self.ahead.extend_from_slice(target.filled());
+            self.poll_answers(cx);
+            ready!(result)?;
         }
-        result
     }
 
     /// Moves bytes to `target`, which has room, until it is full, the connection is over or nothing more has come.
     fn poll_decode(&mut self, cx: &mut Context<'_>, target: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while target.remaining() > 0 && self.over.is_none() {
-            match ready!(self.poll_event(cx, target))? {
-                None => {}
-                Some(Other::Lost) => self.fail(ConnectionError::Lost),
-                Some(Other::Broken(error)) => self.fail(error),
-                Some(Other::Accepted) => self.accepted = true,
-                Some(Other::Finished) => self.over = Some(Over::Finished),
-                Some(Other::Reply(reply)) => {
-                    self.reply(&reply);
-                    self.poll_answers(cx);
-                }
-                Some(Other::Closed(control)) => {
-                    let orderly = self.is_orderly(&control);
-                    self.reply(&Reply::Close(control));
-                    if orderly {
-                        self.over = Some(Over::Finished);
-                    } else {
-                        let (code, reason) = control.close_reason();
-                        self.fail(ConnectionError::Closed { code, reason });
-                    }
+            ready!(self.poll_step(cx, target))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Decodes what has been read up to the next thing that is no bytes, and sees to that.
+    fn poll_step(&mut self, cx: &mut Context<'_>, target: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match ready!(self.poll_event(cx, target))? {
+            None => {}
+            Some(Other::Lost) => self.fail(ConnectionError::Lost),
+            Some(Other::Broken(error)) => self.fail(error),
+            Some(Other::Accepted) => self.accepted = true,
+            Some(Other::Finished) => self.over = Some(Over::Finished),
+            Some(Other::Reply(reply)) => {
+                self.reply(&reply);
+                self.poll_answers(cx);
+            }
+            Some(Other::Closed(control)) => {
+                let orderly = self.is_orderly(&control);
+                self.reply(&Reply::Close(control));
+                if orderly {
+                    self.over = Some(Over::Finished);
+                } else {
+                    let (code, reason) = control.close_reason();
+                    self.fail(ConnectionError::Closed { code, reason });
                 }
             }
         }

@@ -160,6 +160,19 @@ async fn bytes_that_overtake_the_answer_are_kept() {
 }
 
 #[tokio::test]
+async fn a_loss_behind_the_answer_is_the_readers() {
+    for carrier in [Carrier::Tunnel, Carrier::Spdy] {
+        let (mut connection, mut peer) = idle(carrier).await;
+        connection.open(9527).await.unwrap();
+        peer.streams().await;
+        drop(peer);
+        connection.accepted().await.unwrap();
+        let error = connection.read_u8().await.unwrap_err();
+        assert_eq!(cause(&error), ConnectionError::Lost, "{carrier:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_complaint_is_what_a_wait_for_the_answer_ends_with() {
     let (mut connection, mut peer) = idle(Carrier::Spdy).await;
     connection.open(9527).await.unwrap();
