@@ -8,11 +8,11 @@ mod measure;
 mod place;
 mod process;
 mod proxy;
+mod published;
 mod report;
 mod rows;
 mod stage;
 mod start;
-mod store;
 mod target;
 mod tools;
 
@@ -165,7 +165,7 @@ fn on_cluster(name: &str, plugin: &Path, runner: &Runner, options: &Options) -> 
     facts["load_average_after"] = machine::load_average().into();
     let sections: Vec<_> =
         results.iter().map(|results| report::section(results, &facts, warning.as_deref(), runs)).collect();
-    let page = report::page(&facts, &sections);
+    let page = report::page(&facts, &sections, "");
     println!("{page}");
     let all: Vec<_> = results.iter().map(Results::json).collect();
     let json = serde_json::json!({ "machine": facts, "warning": warning, "runs": runs, "links": all });
@@ -177,13 +177,11 @@ fn on_cluster(name: &str, plugin: &Path, runner: &Runner, options: &Options) -> 
         bail!("interrupted");
     }
     if !options.quick && options.only.is_empty() {
-        let store = store::Store::new(&folder)?;
-        for (place, section) in places.iter().zip(&sections) {
-            store.keep(*place, section)?;
-        }
-        let published = paths::root().join("docs/performance.md");
-        fs::write(&published, report::page(&facts, &store.sections()?))?;
-        say(format!("written: {}", published.display()));
+        let file = paths::root().join("docs/performance.md");
+        let before = fs::read_to_string(&file).unwrap_or_default();
+        let new: Vec<_> = places.into_iter().zip(sections).collect();
+        fs::write(&file, report::page(&facts, &published::merged(&before, &new)?, &before))?;
+        say(format!("written: {}", file.display()));
     }
     Ok(())
 }

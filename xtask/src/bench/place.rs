@@ -64,11 +64,6 @@ impl Place {
         Ok(all)
     }
 
-    /// The name of a file about it.
-    pub(super) fn file(self) -> String {
-        self.to_string().replace('/', "_").replace('%', "percent")
-    }
-
     /// What is measured there when nothing is chosen.
     pub(super) fn groups(self) -> &'static [Group] {
         use Group as G;
@@ -154,15 +149,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_stand_for_places_and_every_place_has_a_file_of_its_own() {
+    fn words_stand_for_places_and_every_place_has_a_title_of_its_own() {
         assert_eq!("goals".parse::<Places>().unwrap().0.len(), LINKS.len());
         assert_eq!("grid".parse::<Places>().unwrap().0.len(), GRID.len());
         assert_eq!("here".parse::<Places>().unwrap().0, [Place::Here]);
         assert!("nonsense".parse::<Places>().is_err());
         let all = Place::all().unwrap();
-        let mut files: Vec<_> = all.iter().map(|place| place.file()).collect();
-        files.sort_unstable();
-        files.dedup();
-        assert_eq!(files.len(), all.len());
+        let mut titles: Vec<_> = all.iter().map(|place| place.title()).collect();
+        titles.sort_unstable();
+        titles.dedup();
+        assert_eq!(titles.len(), all.len());
     }
 }

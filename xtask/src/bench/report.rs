@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::place::Place;
+use super::published;
 use super::rows::{Goal, Group, Row, rows_of};
 use super::tools::Tool;
 
@@ -198,8 +199,8 @@ pub(super) fn section(results: &Results, facts: &Value, warning: Option<&str>, r
     text
 }
 
-/// The page for readers.
-pub(super) fn page(facts: &Value, sections: &[String]) -> String {
+/// The page for readers. What was counted elsewhere is that of the page before.
+pub(super) fn page(facts: &Value, sections: &[String], before: &str) -> String {
     let fact = |key| fact(facts, key);
     let mut text = format!(
         "# Performance\n\n\
@@ -219,7 +220,8 @@ pub(super) fn page(facts: &Value, sections: &[String]) -> String {
     for section in sections {
         let _ = write!(text, "\n{section}");
     }
-    if let Some(instructions) = crate::count::section() {
+    if let Some(instructions) = crate::count::section().or_else(|| published::section(before, "Instructions"))
+    {
         let _ = write!(text, "\n{instructions}");
     }
     let _ = write!(text, "\n{}", include_str!("limits.md"));
