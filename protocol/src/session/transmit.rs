@@ -9,8 +9,6 @@ use crate::path::INITIAL;
 
 /// Bytes of frames for one write to a transport: with the transport's own framing they fill four TLS records.
 pub const BATCH: usize = 64 * 1024 - 256;
-/// Bytes of a bulk stream before the next has its turn. One that is alone fills the batch.
-const TURN: usize = 32 * 1024;
 /// Bytes of a frame on a lane that has not shown to be quick, and of any at the least.
 const CAREFUL_TURN: usize = 4 * 1024;
 /// What a far lane carries in this time is one frame at the most.
@@ -20,7 +18,7 @@ const QUICK: Duration = Duration::from_millis(500);
 /// Left free in a batch for what leads a stream's bytes and for acknowledgements: what spilled over into another
 /// message would cost as much on the way as a whole one.
 const HEADROOM: usize = 128;
-/// Bytes of a stream that is alone in one batch.
+/// Bytes of a stream that fills a batch: its turn on a quick path, before the next has its own.
 pub(super) const WHOLE_TURN: usize = BATCH - HEADROOM;
 /// Bytes of an interactive stream before it counts as bulk.
 const SMALL_TURN: usize = 4 * 1024;
@@ -369,8 +367,7 @@ impl Session {
             // What is in flight is exceeded by little, and not by many little frames.
             let left = left.min(room.max(CAREFUL_TURN));
             let Some(key) = self.bulk.pop_front() else { break };
-            let turn = if self.bulk.is_empty() { whole } else { whole.min(TURN) };
-            self.put_stream(id, key, left.min(turn), now, out);
+            self.put_stream(id, key, left.min(whole), now, out);
         }
     }
 
