@@ -32,6 +32,8 @@ const SLOW_BUNCHED: Duration = Duration::from_millis(6);
 const DRAINED: Duration = Duration::from_secs(2);
 /// The rate of all lanes is taken over two round trips, and at least this: acknowledgements come in bunches.
 const SPAN: Duration = Duration::from_millis(20);
+/// What arrives is counted over so long, which a repair behind a far path takes too.
+const ARRIVING_SPAN: Duration = Duration::from_millis(100);
 
 /// The greatest of what the last rounds brought.
 #[derive(Clone, Copy, Debug, Default)]
@@ -306,6 +308,11 @@ impl Total {
         self.prompt = [0, self.prompt[0]];
     }
 
+    /// Bytes that all lanes carry in this time; 0 where nothing is known.
+    pub(crate) fn bytes_in(&self, time: Duration) -> u64 {
+        bytes_in(self.rates.get(), time)
+    }
+
     pub(crate) fn ran_dry(&mut self) {
         self.limited = true;
     }
@@ -337,6 +344,34 @@ impl Total {
             _ => held.saturating_add(allowances),
         };
         cap.max(LEAST)
+    }
+}
+
+/// How much the peer sends on all lanes, of late.
+#[derive(Debug, Default)]
+pub(crate) struct Arriving {
+    since: Option<Instant>,
+    bytes: u64,
+    /// Bytes per second, in the span before and the one before that.
+    rates: [u64; 2],
+}
+
+impl Arriving {
+    pub(crate) fn arrived(&mut self, now: Instant, bytes: u64) {
+        let since = *self.since.get_or_insert(now);
+        let took = now.saturating_duration_since(since);
+        self.bytes = self.bytes.saturating_add(bytes);
+        if took > QUIET {
+            *self = Self { since: Some(now), ..Self::default() };
+        } else if took >= ARRIVING_SPAN {
+            self.rates = [per_second(self.bytes, took), self.rates[0]];
+            (self.since, self.bytes) = (Some(now), 0);
+        }
+    }
+
+    /// Bytes that arrive in this time; 0 where nothing is known.
+    pub(crate) fn bytes_in(&self, time: Duration) -> u64 {
+        bytes_in(self.rates[0].max(self.rates[1]), time)
     }
 }
 

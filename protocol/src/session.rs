@@ -27,7 +27,7 @@ use crate::Status;
 use crate::flow::{Flow, SESSION_QUEUED};
 use crate::hello::{Instance, Secret, SessionId};
 use crate::lane::{Item, Lane};
-use crate::path::Total;
+use crate::path::{Arriving, Total};
 use crate::pool::{Pool, Share};
 use crate::recv::RecvHalf;
 use crate::send::SendHalf;
@@ -330,6 +330,7 @@ pub struct Session {
     lanes: Vec<Lane>,
     /// What the paths of all lanes hold together.
     total: Total,
+    arriving: Arriving,
     /// What may be sent a second time.
     again: Budget,
     highest_lane: u64,
@@ -406,6 +407,7 @@ impl Session {
             datagrams: config.datagrams.part(SESSION_QUEUED),
             lanes: Vec::new(),
             total: Total::default(),
+            arriving: Arriving::default(),
             again: Budget::new(now),
             highest_lane: 0,
             awaited: Vec::new(),

@@ -20,6 +20,9 @@ const REASSEMBLY: u64 = 4 << 20;
 const HOPELESS: Duration = Duration::from_secs(1);
 /// Stalls within two round trips, and within this, have one cause.
 const STALLS_APART: Duration = Duration::from_millis(100);
+/// Where each lane holds as much, in bytes, losses are too rare to limit anything: a lane that is held up waits for a busy
+/// processor, and more lanes would make it busier.
+const HOLDS_MUCH: u64 = 256 * 1024;
 /// Two stalls within this time ask for more lanes.
 const RESTLESS_WITHIN: Duration = Duration::from_secs(10);
 /// For so long after the last of them.
@@ -171,13 +174,20 @@ impl Session {
     pub(super) fn note_repair(&mut self, now: Instant) {
         let since = self.repaired.map(|at| now.saturating_duration_since(at));
         let apart = (self.least_round_trip() * 2).max(STALLS_APART);
-        if self.total.is_crowded() || since.is_some_and(|since| since < apart) {
+        if self.lanes_hold_much() || self.total.is_crowded() || since.is_some_and(|since| since < apart) {
             return;
         }
         self.repaired = Some(now);
         if since.is_some_and(|since| since <= RESTLESS_WITHIN) && !self.is_near() {
             self.restless = Some(now);
         }
+    }
+
+    /// Whether bulk has so much on each of its lanes, in the direction that has more.
+    fn lanes_hold_much(&self) -> bool {
+        let round_trip = self.least_round_trip();
+        let all = self.total.bytes_in(round_trip).max(self.arriving.bytes_in(round_trip));
+        all >= HOLDS_MUCH * self.usable_lanes().saturating_sub(1).max(1) as u64
     }
 
     /// Whether lanes are held up so often that two of them often are at the same time.

@@ -88,6 +88,7 @@ impl Session {
             _ if !self.is_near() => ACK_DELAY,
             _ => BULK_ACK_DELAY,
         };
+        self.arriving.arrived(now, taken as u64);
         if let Some(lane) = self.lane(lane) {
             lane.received_frames(now, taken as u64, eliciting, delay);
         }

@@ -102,6 +102,28 @@ fn lanes_that_lose_segments_are_used() {
     });
 }
 
+/// How many lanes a client has after some seconds of an upload, over paths of `rate` each that lose as many of a thousand
+/// segments.
+fn lanes_of_an_upload(seed: u64, rate: u64, segment: usize, loss: u64) -> usize {
+    let path = Path { loss, stall: 60 * MS, segment, ..far(10 * MS, Some(rate)) };
+    let client = Config { lanes: 4, ..Config::client() };
+    let mut world = World::with(seed, client, Config::agent(), path);
+    let time = 8 * SECOND;
+    let mut plan = stream(Duration::ZERO, 8 * rate * time.as_secs(), 10);
+    plan.client.write = 100_000..400_000;
+    world.plan(plan);
+    world.run_for(time);
+    world.client().lanes().count()
+}
+
+#[test]
+fn lanes_that_hold_much_are_not_doubled_for_a_stall_now_and_then() {
+    for_seeds("stalls", 2, |seed| {
+        assert_eq!(lanes_of_an_upload(seed, 24 << 20, 64 * 1024, 1), 5);
+        assert_eq!(lanes_of_an_upload(seed, 768 << 10, 1_400, 10), 9, "each holds little");
+    });
+}
+
 /// How long small writes take to arrive, one way, over lanes that lose three segments in a hundred, or one beside a download:
 /// that holds up what follows on the lane.
 fn small_writes(seed: u64, lanes: usize, beside_a_download: bool) -> Vec<Duration> {
