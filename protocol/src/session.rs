@@ -330,6 +330,7 @@ pub struct Session {
     lanes: Vec<Lane>,
     /// What the paths of all lanes hold together.
     total: Total,
+    /// What the peer sends on them.
     arriving: Arriving,
     /// What may be sent a second time.
     again: Budget,

@@ -178,7 +178,7 @@ fn on_cluster(name: &str, plugin: &Path, runner: &Runner, options: &Options) -> 
     }
     if !options.quick && options.only.is_empty() {
         let file = paths::root().join("docs/performance.md");
-        let before = fs::read_to_string(&file).unwrap_or_default();
+        let before = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let new: Vec<_> = places.into_iter().zip(sections).collect();
         fs::write(&file, report::page(&facts, &published::merged(&before, &new)?, &before))?;
         say(format!("written: {}", file.display()));
