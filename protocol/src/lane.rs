@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::path::{Path, Snapshot, Way};
+use crate::path::{Path, Snapshot};
 use crate::rtt::Rtt;
 use crate::send::Piece;
 use crate::session::{FlowKey, StreamKey};
@@ -243,13 +243,13 @@ impl Lane {
         self.pongs.push_back(token);
     }
 
-    /// Takes out the frames that end at or before `position`; `None` where it lies beyond what was sent. `way` has the least
+    /// Takes out the frames that end at or before `position`; `None` where it lies beyond what was sent. `least` is the least
     /// round trip of all lanes until now: a lane that came while the path's buffers were full does not know it.
     pub(crate) fn acknowledged(
         &mut self,
         now: Instant,
         position: u64,
-        way: Way,
+        least: Duration,
         items: &mut Vec<Item>,
     ) -> Option<Acked> {
         if position > self.sent {
@@ -267,9 +267,9 @@ impl Lane {
         if let Some((at, snapshot)) = newest {
             let usual = self.rtt.smoothed();
             self.rtt.sample(now, now.saturating_duration_since(at));
-            let least = self.rtt.least_lately().unwrap_or_default();
-            let least = if way.least.is_zero() { least } else { least.min(way.least) };
-            self.path.acked(now, bytes, at, snapshot, Way { least, ..way });
+            let own = self.rtt.least_lately().unwrap_or_default();
+            let least = if least.is_zero() { own } else { own.min(least) };
+            self.path.acked(now, bytes, at, snapshot, least);
             let took = oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest));
             // To repair a loss takes a round trip, beyond what bytes wait in a buffer of this lane's own; and nothing at all
             // comes meanwhile.

@@ -10,6 +10,7 @@ pub mod header;
 pub mod hello;
 mod lane;
 mod large;
+mod pace;
 mod path;
 pub mod pool;
 pub mod ranges;

@@ -64,7 +64,7 @@ fn per_second(bytes: u64, time: Duration) -> u64 {
 }
 
 /// Bytes that pass in this time.
-fn bytes_in(rate: u64, time: Duration) -> u64 {
+pub(crate) fn bytes_in(rate: u64, time: Duration) -> u64 {
     u64::try_from(u128::from(rate) * time.as_nanos() / 1_000_000_000).unwrap_or(u64::MAX)
 }
 
@@ -73,20 +73,9 @@ fn waiting(rate: u64, usual: Duration, most: Duration) -> Duration {
     Duration::from_nanos(STANDING_BYTES * 1_000_000_000 / rate.max(1)).clamp(usual, most)
 }
 
-/// What one end of a session knows of the way to the other.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Way {
-    /// The least round trip of late.
-    pub(crate) least: Duration,
-    /// So long this end's own TCP holds back what it sends on a slow way.
-    pub(crate) held_back: Duration,
-}
-
-impl Way {
-    /// Bytes in flight that keep it busy at this rate.
-    fn held(self, rate: u64) -> u64 {
-        bytes_in(rate, self.least + waiting(rate, STANDING, SLOW_STANDING + self.held_back))
-    }
+/// Bytes in flight that keep a path busy at this rate, where a round trip takes `least`.
+fn held(rate: u64, least: Duration) -> u64 {
+    bytes_in(rate, least + waiting(rate, STANDING, SLOW_STANDING))
 }
 
 /// Bytes beyond that at the most, for acknowledgements that come in bunches.
@@ -165,8 +154,14 @@ impl Path {
     }
 
     /// `bytes` were acknowledged, the newest of them sent at `sent_at`.
-    pub(crate) fn acked(&mut self, now: Instant, bytes: u64, sent_at: Instant, sent: Snapshot, way: Way) {
-        let least = way.least;
+    pub(crate) fn acked(
+        &mut self,
+        now: Instant,
+        bytes: u64,
+        sent_at: Instant,
+        sent: Snapshot,
+        least: Duration,
+    ) {
         self.delivered = self.delivered.saturating_add(bytes);
         self.delivered_at = Some(now);
         self.first_sent = Some(sent_at);
@@ -185,7 +180,7 @@ impl Path {
             self.round_end = self.delivered;
             // Lanes that share the data run dry in turn, though the path is full.
             let in_flight = self.delivered.saturating_sub(sent.delivered);
-            self.telling |= in_flight >= self.cap(way) / 2;
+            self.telling |= in_flight >= self.cap(least) / 2;
             let crowded = now.saturating_duration_since(sent_at) > least * 3 / 2 + CROWDED;
             self.crowded_rounds = if crowded { self.crowded_rounds + 1 } else { 0 };
             self.end_round();
@@ -246,9 +241,9 @@ impl Path {
         !self.found
     }
 
-    /// Bytes that may be in flight on this lane.
-    pub(crate) fn cap(&self, way: Way) -> u64 {
-        let held = way.held(self.rate());
+    /// Bytes that may be in flight on this lane, where a round trip takes `least`.
+    pub(crate) fn cap(&self, least: Duration) -> u64 {
+        let held = held(self.rate(), least);
         if self.found {
             with_quarter(held).saturating_add(self.allowance()).max(LEAST)
         } else {
@@ -328,7 +323,7 @@ impl Total {
     }
 
     /// Bytes that may be in flight together on `paths`, which are in use.
-    pub(crate) fn cap<'a>(&self, paths: impl Iterator<Item = &'a Path>, way: Way) -> u64 {
+    pub(crate) fn cap<'a>(&self, paths: impl Iterator<Item = &'a Path>, least: Duration) -> u64 {
         let (mut rates, mut allowances) = (0u64, 0u64);
         for path in paths {
             if path.is_starting() {
@@ -337,13 +332,33 @@ impl Total {
             rates = rates.saturating_add(path.rate());
             allowances = allowances.saturating_add(path.allowance());
         }
-        let held = way.held(self.rates.get().min(rates));
+        let held = held(self.rates.get().min(rates), least);
         let cap = match self.turn {
             0 => with_quarter(held).saturating_add(allowances),
             _ if self.drains => held / 4 * 3,
             _ => held.saturating_add(allowances),
         };
         cap.max(LEAST)
+    }
+
+    /// Bytes per second at which bulk leaves on `paths`, which are in use: somewhat more than they carry, so that what is in
+    /// flight is what limits it; `None` where nothing is known.
+    pub(crate) fn pace<'a>(&self, paths: impl Iterator<Item = &'a Path>, least: Duration) -> Option<u64> {
+        let (mut rates, mut starting) = (0u64, false);
+        for path in paths {
+            let unknown = path.rate() == 0;
+            let rate = if unknown { per_second(INITIAL, least) } else { path.rate() };
+            rates = rates.saturating_add(rate);
+            starting |= path.is_starting();
+        }
+        let all = self.rates.get();
+        let pace = if starting {
+            // It is allowed twice as much in flight as it is known to hold.
+            with_quarter(rates.max(all)).saturating_mul(2)
+        } else {
+            with_quarter(rates.min(all))
+        };
+        (pace > 0).then_some(pace)
     }
 }
 
@@ -383,10 +398,6 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const FRAME: u64 = 16 * 1024;
 
-    fn way(least: Duration) -> Way {
-        Way { least, held_back: Duration::ZERO }
-    }
-
     /// A sender that always has data, behind a path of this rate and round trip. Returns what is in flight and the
     /// bytes per second of the last second.
     fn run(path: &mut Path, rate: u64, round_trip: Duration, time: Duration) -> (u64, u64) {
@@ -395,14 +406,14 @@ mod tests {
         let mut flying: VecDeque<(Instant, Instant, Snapshot)> = VecDeque::new();
         let mut late = 0;
         while now < start + time {
-            while (flying.len() as u64) * FRAME < path.cap(way(round_trip)) {
+            while (flying.len() as u64) * FRAME < path.cap(round_trip) {
                 let sent = path.sent(now, flying.len() as u64 * FRAME);
                 free = free.max(now) + Duration::from_nanos(FRAME * 1_000_000_000 / rate);
                 flying.push_back((free + round_trip, now, sent));
             }
             let Some((at, sent_at, sent)) = flying.pop_front() else { break };
             now = at;
-            path.acked(now, FRAME, sent_at, sent, way(round_trip));
+            path.acked(now, FRAME, sent_at, sent, round_trip);
             late += if now > start + time.saturating_sub(Duration::from_secs(1)) { FRAME } else { 0 };
         }
         (flying.len() as u64 * FRAME, late)
@@ -417,7 +428,7 @@ mod tests {
             let (in_flight, got) = run(&mut path, rate, round_trip, Duration::from_secs(8));
             assert!(!path.is_starting());
             assert!(got as f64 > 0.95 * rate as f64, "{got} of {rate} bytes/s at {round_trip:?}");
-            let allowed = with_quarter(way(round_trip).held(rate)) + bunched(rate);
+            let allowed = with_quarter(held(rate, round_trip)) + bunched(rate);
             let most = allowed.max(LEAST) + FRAME;
             assert!(in_flight <= most, "{in_flight} > {most} at {rate} bytes/s and {round_trip:?}");
         }
@@ -429,20 +440,20 @@ mod tests {
         for _ in 0..200 {
             let sent = path.sent(now, 0);
             path.ran_dry(100);
-            path.acked(now + 20 * MS, 100, now, sent, way(20 * MS));
+            path.acked(now + 20 * MS, 100, now, sent, 20 * MS);
             now += 30 * MS;
         }
         assert!(path.is_starting(), "a trickle does not show what the path holds");
-        assert_eq!(path.cap(way(20 * MS)), INITIAL);
+        assert_eq!(path.cap(20 * MS), INITIAL);
     }
 
     #[test]
     fn quiet_begins_anew() {
         let mut path = Path::default();
         run(&mut path, 100 << 20, 20 * MS, Duration::from_secs(2));
-        assert!(path.cap(way(20 * MS)) > INITIAL);
+        assert!(path.cap(20 * MS) > INITIAL);
         path.sent(Instant::now() + Duration::from_secs(3600), 0);
-        assert_eq!(path.cap(way(20 * MS)), INITIAL);
+        assert_eq!(path.cap(20 * MS), INITIAL);
     }
 
     #[test]
@@ -458,8 +469,8 @@ mod tests {
             total.acked(now, (10 << 20) / 200, 10 * MS, 20 * MS);
         }
         (total.turn, total.drains) = (2, false);
-        let most = (way(20 * MS).held(10 << 20) + 2 * bunched(10 << 20)) * 11 / 10;
-        let cap = total.cap(paths.iter(), way(20 * MS));
+        let most = (held(10 << 20, 20 * MS) + 2 * bunched(10 << 20)) * 11 / 10;
+        let cap = total.cap(paths.iter(), 20 * MS);
         assert!(cap <= most && cap >= bytes_in(10 << 20, 20 * MS), "{cap}, {most}");
     }
 
@@ -473,8 +484,7 @@ mod tests {
             now += 5 * MS;
             total.acked(now, (10 << 20) / 200, 10 * MS, 20 * MS);
             let rate = total.rates.get();
-            let empties =
-                rate > 0 && total.cap(std::iter::once(&path), way(20 * MS)) < bytes_in(rate, 20 * MS);
+            let empties = rate > 0 && total.cap(std::iter::once(&path), 20 * MS) < bytes_in(rate, 20 * MS);
             if empties && emptied.last().is_none_or(|last| now > *last + 100 * MS) {
                 emptied.push(now);
             }
@@ -484,22 +494,12 @@ mod tests {
     }
 
     #[test]
-    fn what_tcp_holds_back_may_be_in_flight_beside_what_waits() {
-        let held_back = 3 * MS;
-        let paced = Way { held_back, ..way(20 * MS) };
-        let (slow, quick) = (5 << 20, 100 << 20);
-        let more = paced.held(slow) - way(20 * MS).held(slow);
-        assert!(more.abs_diff(bytes_in(slow, held_back)) <= 1, "{more}");
-        assert_eq!(paced.held(quick), way(20 * MS).held(quick));
-    }
-
-    #[test]
     fn nothing_is_too_large_or_too_quick() {
         let now = Instant::now();
         let mut path = Path::default();
         let sent = path.sent(now, 0);
-        path.acked(now, u64::MAX / 2, now, sent, way(Duration::ZERO));
-        path.acked(now + Duration::from_nanos(1), u64::MAX / 4, now, sent, way(Duration::ZERO));
-        assert!(path.cap(way(Duration::from_secs(60))) >= INITIAL);
+        path.acked(now, u64::MAX / 2, now, sent, Duration::ZERO);
+        path.acked(now + Duration::from_nanos(1), u64::MAX / 4, now, sent, Duration::ZERO);
+        assert!(path.cap(Duration::from_secs(60)) >= INITIAL);
     }
 }

@@ -27,6 +27,7 @@ use crate::Status;
 use crate::flow::{Flow, SESSION_QUEUED};
 use crate::hello::{Instance, Secret, SessionId};
 use crate::lane::{Item, Lane};
+use crate::pace::Pace;
 use crate::path::{Arriving, Total};
 use crate::pool::{Pool, Share};
 use crate::recv::RecvHalf;
@@ -97,9 +98,6 @@ pub struct Config {
     /// Unacknowledged bytes in flight on one lane, in bytes: three times as many where the round trip is below 5 ms;
     /// elsewhere what the path holds, at most four times as many.
     pub lane_cap: u64,
-    /// So long this end's own TCP holds back what it sends on a slow path, as one that is paced does: beside what is in
-    /// the path's buffers so much more may be in flight.
-    pub held_back: Duration,
     /// A lane that brought nothing for this long is asked for a sign of life; `None` never asks.
     pub ping: Option<Duration>,
     /// A lane with something outstanding that brought nothing for this long is given up.
@@ -127,7 +125,6 @@ impl Config {
             max_flows: 4_096,
             lanes: 4,
             lane_cap: 2 << 20,
-            held_back: Duration::ZERO,
             ping: Some(Duration::from_secs(5)),
             dead_after: Duration::from_secs(15),
             life: Duration::from_secs(30 * 60),
@@ -330,6 +327,8 @@ pub struct Session {
     lanes: Vec<Lane>,
     /// What the paths of all lanes hold together.
     total: Total,
+    /// When bulk may leave on them.
+    pace: Pace,
     /// What the peer sends on them.
     arriving: Arriving,
     /// What may be sent a second time.
@@ -408,6 +407,7 @@ impl Session {
             datagrams: config.datagrams.part(SESSION_QUEUED),
             lanes: Vec::new(),
             total: Total::default(),
+            pace: Pace::default(),
             arriving: Arriving::default(),
             again: Budget::new(now),
             highest_lane: 0,

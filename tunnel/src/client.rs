@@ -76,9 +76,6 @@ pub trait Dialer: Send + Sync + 'static {
     fn dial(&self) -> impl Future<Output = Result<Self::Io, DialError>> + Send;
 }
 
-/// What the socket to the API server, which is paced on a far way, holds back of a slow one: some 12 KiB at 50 Mbit/s.
-const HELD_BACK: Duration = Duration::from_millis(if cfg!(target_os = "linux") { 2 } else { 0 });
-
 /// Limits and times of a client's session. Clones share the pools.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -118,7 +115,6 @@ impl ClientConfig {
         Config {
             lanes: self.lanes.clamp(1, 15),
             ping: Some(self.ping).filter(|ping| !ping.is_zero()),
-            held_back: HELD_BACK,
             dead_after: self.dead_after,
             life: self.session_life,
             receive_pool: self.receive_pool.clone(),

@@ -9,7 +9,6 @@ use super::lanes::NEAR;
 use super::timers::SUSPECT_AFTER;
 use super::{Session, StreamKey};
 use crate::lane::{Closing, Item, Lane, Late};
-use crate::path::Way;
 use crate::send::Piece;
 
 /// Frames with more stream bytes than this are bulk: sent again only when a stream can't go on without them.
@@ -85,10 +84,6 @@ impl Session {
     pub(super) fn least_round_trip(&self) -> Duration {
         let usable = self.lanes.iter().filter(|lane| lane.is_usable());
         usable.filter_map(|lane| lane.rtt.least_lately()).min().unwrap_or_default()
-    }
-
-    pub(super) fn way(&self) -> Way {
-        Way { least: self.least_round_trip(), held_back: self.config.held_back }
     }
 
     fn patience(&self, lane: &Lane) -> Duration {

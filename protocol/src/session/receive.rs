@@ -306,9 +306,9 @@ impl Session {
 
     fn lane_acked(&mut self, id: u64, position: u64, now: Instant) -> Result<(), Malformed> {
         let mut items = std::mem::take(&mut self.acked);
-        let way = self.way();
+        let least = self.least_round_trip();
         let known = self.lane(id).map(|lane| {
-            let acked = lane.acknowledged(now, position, way, &mut items);
+            let acked = lane.acknowledged(now, position, least, &mut items);
             (acked, lane.rtt.waited())
         });
         for item in items.drain(..) {

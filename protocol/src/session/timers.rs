@@ -48,13 +48,15 @@ impl Session {
             .flatten()
         });
         let ride = self.passengers.front().map(|(until, _)| *until);
-        lanes.chain(self.dies_at()).chain(ride).min()
+        let pace = self.pace.due().filter(|_| !self.bulk.is_empty());
+        lanes.chain(pace).chain(self.dies_at()).chain(ride).min()
     }
 
     /// Does what has fallen due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         self.take_passengers(Some(now));
+        self.pace.note_due(now);
         let (mut dead, mut suspect) = (Vec::new(), Vec::new());
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];

@@ -32,6 +32,18 @@ const NEAR_CAPS: u64 = 3;
 const FAR_CAPS: u64 = 4;
 const CROWDED: Duration = Duration::from_millis(100);
 
+/// On a far path so many bytes are in flight before what follows is spread over time: an answer that any queue takes should not
+/// have to wait.
+const UNPACED: u64 = 32 * 1024;
+
+/// Bulk that may go on a lane.
+#[derive(Clone, Copy, Default)]
+struct Room {
+    bytes: u64,
+    /// Bytes per second that it counts as, where it is spread over time.
+    pace: Option<u64>,
+}
+
 /// What may go on a lane.
 #[derive(Clone, Copy)]
 struct Duty {
@@ -77,7 +89,7 @@ impl Session {
         let room = lane.in_flight() < self.cap(lane);
         (duty.urgent && self.has_control())
             || (room && duty.urgent && (!self.flow_queue.is_empty() || !self.small.is_empty()))
-            || (duty.bulk && !self.bulk.is_empty() && self.bulk_room(id) > 0)
+            || (duty.bulk && !self.bulk.is_empty() && self.bulk_room(id, now).bytes > 0)
     }
 
     /// Appends frames for one write to the lane's transport, about [`BATCH`] bytes at most (a frame is never cut, so
@@ -260,20 +272,20 @@ impl Session {
             return if lane.rtt.smoothed() < CROWDED { NEAR_CAPS * limit } else { limit };
         }
         let least = if self.only_loses() { INITIAL } else { 0 };
-        lane.path.cap(self.way()).max(least).min(FAR_CAPS * limit)
+        lane.path.cap(self.least_round_trip()).max(least).min(FAR_CAPS * limit)
     }
 
     fn room(&self, id: u64) -> bool {
         self.lanes.iter().any(|lane| lane.id == id && lane.in_flight() < self.cap(lane))
     }
 
-    /// Bytes of bulk that may go on a lane now. Lanes that are held up fill no buffer that others share, and the express
-    /// lane carries none.
-    fn bulk_room(&self, id: u64) -> u64 {
-        let Some(lane) = self.lanes.iter().find(|lane| lane.id == id) else { return 0 };
-        let own = self.cap(lane).saturating_sub(lane.in_flight());
-        if self.is_near() || own == 0 || self.only_loses() {
-            return own;
+    /// What bulk may go on a lane now. Lanes that are held up fill no buffer that others share, and the express lane carries
+    /// none.
+    fn bulk_room(&self, id: u64, now: Instant) -> Room {
+        let Some(lane) = self.lanes.iter().find(|lane| lane.id == id) else { return Room::default() };
+        let bytes = self.cap(lane).saturating_sub(lane.in_flight());
+        if self.is_near() || bytes == 0 || self.only_loses() {
+            return Room { bytes, pace: None };
         }
         let moving = || {
             let used = self.lanes.iter().filter(|lane| lane.in_flight() > 0 || lane.id == id);
@@ -281,8 +293,14 @@ impl Session {
                 .filter(|lane| Some(lane.id) != self.express || lane.id == id)
         };
         let in_flight: u64 = moving().map(Lane::in_flight).sum();
-        let total = self.total.cap(moving().map(|lane| &lane.path), self.way());
-        own.min(total.saturating_sub(in_flight))
+        let paths = || moving().map(|lane| &lane.path);
+        let least = self.least_round_trip();
+        let bytes = bytes.min(self.total.cap(paths(), least).saturating_sub(in_flight));
+        if in_flight < UNPACED {
+            return Room { bytes: bytes.min(UNPACED - in_flight), pace: None };
+        }
+        let pace = self.total.pace(paths(), least);
+        Room { bytes: bytes.min(pace.map_or(u64::MAX, |rate| self.pace.room(now, rate))), pace }
     }
 
     /// Takes note of a lane that could carry more than there is: its rate then says nothing about its path.
@@ -359,7 +377,8 @@ impl Session {
     fn put_bulk(&mut self, id: u64, now: Instant, out: &mut Vec<u8>, limit: usize) {
         let whole = self.whole_frame(id);
         loop {
-            let room = usize::try_from(self.bulk_room(id)).unwrap_or(usize::MAX);
+            let Room { bytes, pace } = self.bulk_room(id, now);
+            let room = usize::try_from(bytes).unwrap_or(usize::MAX);
             let left = limit.saturating_sub(out.len() + HEADROOM);
             if room == 0 || left == 0 {
                 break;
@@ -367,7 +386,11 @@ impl Session {
             // What is in flight is exceeded by little, and not by many little frames.
             let left = left.min(room.max(CAREFUL_TURN));
             let Some(key) = self.bulk.pop_front() else { break };
+            let before = out.len();
             self.put_stream(id, key, left.min(whole), now, out);
+            if let Some(rate) = pace {
+                self.pace.sent(now, (out.len() - before) as u64, rate);
+            }
         }
     }
 

@@ -73,6 +73,37 @@ fn a_bottleneck_is_filled_and_its_buffer_is_not() {
     });
 }
 
+/// The most that leaves within a millisecond in the steady state of a download over a bottleneck, as time at its rate.
+fn burst_of_a_download(seed: u64, delay: Duration, rate: u64) -> Duration {
+    let paths = Box::new(move |_: &mut _, _| NewPipe::from(far(delay, None)));
+    let mut world = World::new(seed, Config::client(), Config::agent(), [rate; 2], paths);
+    let time = 6 * SECOND;
+    world.plan(download(2 * rate * time.as_secs()));
+    world.run_for(2 * SECOND);
+    let sent = |world: &World| -> u64 {
+        let ways = world.pipes.iter().map(|pipe| &pipe.ways[DOWN]);
+        ways.map(|way| (way.queue.len() + way.travelling) as u64 + way.delivered).sum()
+    };
+    let mut most = 0;
+    while world.now < time {
+        let before = sent(&world);
+        world.run_for(MS);
+        most = most.max(sent(&world) - before);
+    }
+    Duration::from_secs_f64(most as f64 / rate as f64)
+}
+
+#[test]
+fn bulk_is_spread_over_the_round_trip() {
+    for_seeds("bursts", 2, |seed| {
+        for (delay, rate) in [(10 * MS, 6 << 20), (40 * MS, 6 << 20), (10 * MS, 40 << 20)] {
+            let burst = burst_of_a_download(seed, delay, rate);
+            println!("{delay:?} {rate}: {burst:?}");
+            assert!(burst <= 8 * MS, "{burst:?} leave at once: {rate} bytes/s, one way {delay:?}");
+        }
+    });
+}
+
 /// The share that downloads use of four lanes that carry `rate` each, and lose one segment in a hundred.
 fn lossy_downloads(seed: u64, rate: u64, streams: u64) -> f64 {
     let path = Path { loss: 10, stall: 220 * MS, ..far(10 * MS, Some(rate)) };

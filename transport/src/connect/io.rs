@@ -14,7 +14,6 @@ use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use relay_sockopt::LowWater;
-use socket2::SockRef;
 use tokio::io::{AsyncRead, BufReader};
 use tokio::net::TcpStream;
 use tower::util::BoxCloneSyncService;
@@ -47,9 +46,6 @@ where
 const FIRST_AHEAD: usize = 16 * 1024;
 const MOST_AHEAD: usize = 128 * 1024;
 
-/// A way with a shorter round trip is not worth pacing: hardly more is on it than goes through at once.
-const PACED: Duration = Duration::from_millis(5);
-
 /// A connection to the API server's port: TCP, or TCP through a proxy.
 pub(super) struct Transport {
     stream: Box<dyn Stream>,
@@ -71,18 +67,12 @@ impl Transport {
     {
         BoxCloneSyncService::new(
             connector
-                .map_response(|mut stream: C::Response| {
-                    if let Some(socket) = stream.socket() {
-                        // Without it bytes travel as well, if in bursts.
-                        let _ = relay_sockopt::pace(&SockRef::from(&*socket), PACED);
-                    }
-                    Self {
-                        stream: Box::new(stream),
-                        water: LowWater::default(),
-                        ahead: Vec::new(),
-                        start: 0,
-                        end: 0,
-                    }
+                .map_response(|stream: C::Response| Self {
+                    stream: Box::new(stream),
+                    water: LowWater::default(),
+                    ahead: Vec::new(),
+                    start: 0,
+                    end: 0,
                 })
                 .map_err(Into::<BoxError>::into),
         )

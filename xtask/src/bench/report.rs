@@ -247,9 +247,9 @@ row, in one run; elsewhere all of them differ. A figure is the median of its run
 - In the proxy's rows `kubectl relay` is `kubectl relay proxy`, and the others make the same connections as elsewhere:
   `kubectl port-forward` with a stream pair for each, as proxies that are built on it do.
 - Over a link, client and load run in a network of their own behind an emulated link (see `docs/cluster.md`), and *straight*
-  is plain TCP or UDP over the same link to the pod; TCP is cubic at both ends, and `kubectl relay`
-  has its own end paced. There, bulk rows send for a fixed time and count until the last byte has arrived. Where an echo
-  waits until the download beside it is over, that is its time.
+  is plain TCP or UDP over the same link to the pod; TCP is cubic at both ends. There, bulk rows
+  send for a fixed time and count until the last byte has arrived. Where an echo waits until the download beside it is
+  over, that is its time.
 
 What parts of it cost in instructions, which is steadier than time, `cargo xtask count` says.
 ";
