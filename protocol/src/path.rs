@@ -356,7 +356,8 @@ impl Total {
             // It is allowed twice as much in flight as it is known to hold.
             with_quarter(rates.max(all)).saturating_mul(2)
         } else {
-            with_quarter(rates.min(all))
+            let rate = rates.min(all);
+            rate.saturating_add(rate / 2)
         };
         (pace > 0).then_some(pace)
     }
