@@ -13,7 +13,7 @@ const LEAST: u64 = 32 * 1024;
 const STANDING: Duration = Duration::from_millis(2);
 /// Where that is less than some frames, these bytes may wait, but no longer than `SLOW_STANDING`.
 const STANDING_BYTES: u64 = 64 * 1024;
-const SLOW_STANDING: Duration = Duration::from_millis(7);
+const SLOW_STANDING: Duration = Duration::from_millis(6);
 /// Bytes that waited less than this found the buffers that all lanes share empty.
 const PROMPT: Duration = Duration::from_millis(8);
 /// A maximum is remembered for so many rounds in which data was not what was short.
